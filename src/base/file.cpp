@@ -1,0 +1,155 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace layerprobe {
+namespace {
+
+constexpr std::size_t kMaxCallBytes = std::size_t{1} << 30;  // Linux moves at most 2 GiB - 4 KiB a call
+
+Error write_error(const std::filesystem::path& path, const char* doing, int code) {
+  const bool full = code == ENOSPC || code == EDQUOT;
+  return Error({.kind = ErrorKind::resource,
+                .where = path.string(),
+                .what = text(doing, ": ", std::strerror(code)),
+                .fix = full ? "make space on that disk, then run the same command with --resume"
+                            : "check the disk and the folder's permissions, or choose another --output"});
+}
+
+Error read_error(const std::filesystem::path& path, std::string what, const char* fix) {
+  return Error({.kind = ErrorKind::input, .where = path.string(), .what = std::move(what), .fix = fix});
+}
+
+int open_descriptor(const std::filesystem::path& path, int flags) {
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0644);
+  } while (descriptor < 0 && errno == EINTR);
+  return descriptor;
+}
+
+}  // namespace
+
+int close_descriptor(int descriptor) { return ::close(descriptor); }
+
+File::File(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+
+File File::open_for_reading(const std::filesystem::path& path) {
+  const int descriptor = open_descriptor(path, O_RDONLY);
+  if (descriptor < 0) {
+    const int code = errno;
+    if (code == ENOENT) throw read_error(path, "no such file", "check the path");
+    throw read_error(path, text("cannot be opened: ", std::strerror(code)), "check the file's permissions");
+  }
+  File file(path, descriptor);
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    throw read_error(path, S_ISDIR(status.st_mode) ? "is a folder where a file is expected" : "is not a regular file",
+                     "name a regular file");
+  }
+  return file;
+}
+
+File File::open_for_writing(const std::filesystem::path& path) {
+  const int descriptor = open_descriptor(path, O_RDWR);
+  if (descriptor < 0) throw write_error(path, "cannot be opened for writing", errno);
+  return File(path, descriptor);
+}
+
+File File::create(const std::filesystem::path& path) {
+  const int descriptor = open_descriptor(path, O_RDWR | O_CREAT | O_EXCL);
+  if (descriptor < 0) throw write_error(path, "cannot be created", errno);
+  return File(path, descriptor);
+}
+
+std::uint64_t File::size() const {
+  struct stat status {};
+  if (::fstat(descriptor(), &status) != 0) {
+    throw read_error(path_, text("its size cannot be read: ", std::strerror(errno)), "check the disk");
+  }
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const ssize_t got =
+        ::pread(descriptor(), out.data(), std::min(out.size(), kMaxCallBytes), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw read_error(path_, text("reading failed: ", std::strerror(errno)), "check the disk");
+    if (got == 0) {
+      throw read_error(path_, text("ends at byte ", offset, " where ", out.size(), " more are expected"),
+                       "the file was cut off; fetch it again");
+    }
+    offset += static_cast<std::uint64_t>(got);
+    out = out.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t put =
+        ::pwrite(descriptor(), bytes.data(), std::min(bytes.size(), kMaxCallBytes), static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) throw write_error(path_, "writing failed", put == 0 ? EIO : errno);
+    offset += static_cast<std::uint64_t>(put);
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+  }
+}
+
+void File::allocate(std::uint64_t offset, std::uint64_t size) const {
+  if (size == 0) return;
+  int code = 0;
+  do {  // falls back to writing zeros where the file system cannot allocate
+    code = ::posix_fallocate(descriptor(), static_cast<off_t>(offset), static_cast<off_t>(size));
+  } while (code == EINTR);
+  if (code != 0) throw write_error(path_, "space for it cannot be set aside", code);
+}
+
+void File::sync_data() const {
+  while (::fdatasync(descriptor()) != 0) {
+    if (errno != EINTR) throw write_error(path_, "syncing it to the disk failed", errno);
+  }
+}
+
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) throw write_error(from, "cannot be given its final name", errno);
+  const std::filesystem::path folder = to.has_parent_path() ? to.parent_path() : std::filesystem::path(".");
+  const Handle<int, close_descriptor, -1> handle(open_descriptor(folder, O_RDONLY | O_DIRECTORY));
+  if (handle.get() < 0 || ::fsync(handle.get()) != 0) throw write_error(folder, "syncing the folder failed", errno);
+}
+
+std::uint64_t free_bytes(const std::filesystem::path& path) {
+  std::filesystem::path folder = std::filesystem::absolute(path);
+  struct statvfs status {};
+  while (::statvfs(folder.c_str(), &status) != 0) {
+    if (folder == folder.parent_path()) {
+      throw write_error(path, "its disk's free space cannot be read", errno);
+    }
+    folder = folder.parent_path();
+  }
+  return static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
+}
+
+std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  const File file = File::open_for_reading(path);
+  const std::uint64_t size = file.size();
+  if (size > max_bytes) {
+    throw read_error(path, text("is ", size, " bytes; at most ", max_bytes, " are read"), "name another file");
+  }
+  std::string contents(size, '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(contents)));
+  return contents;
+}
+
+}  // namespace layerprobe

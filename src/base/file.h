@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "base/handle.h"
+
+namespace layerprobe {
+
+int close_descriptor(int descriptor);
+
+/// An open file, read and written at offsets. Reading and writing: any thread, at disjoint ranges.
+///
+/// Every call of the operating system that can lose a user's data goes through this file, so that tests can inject
+/// faults in one place. All errors are Error(input) for reading, Error(resource) for writing, with the path as `where`.
+class File {
+ public:
+  /// Throws Error(input), with a help line, when it is missing, a folder, or may not be read.
+  static File open_for_reading(const std::filesystem::path& path);
+  /// An existing file, for reading and writing.
+  static File open_for_writing(const std::filesystem::path& path);
+  /// A new file; throws when one of that name exists.
+  static File create(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const { return path_; }
+  int descriptor() const { return descriptor_.get(); }
+  std::uint64_t size() const;
+
+  /// Fills `out` from `offset`; throws when the file ends before.
+  void read_at(std::uint64_t offset, std::span<std::byte> out) const;
+  /// Writes all of `bytes`, however many system calls it takes.
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  /// Makes sure that [offset, offset + size) has blocks on the disk, so that writing there cannot run out of space.
+  void allocate(std::uint64_t offset, std::uint64_t size) const;
+  /// Returns once all that was written is on the disk (fdatasync).
+  void sync_data() const;
+
+ private:
+  File(std::filesystem::path path, int descriptor);
+
+  std::filesystem::path path_;
+  Handle<int, close_descriptor, -1> descriptor_;
+};
+
+/// Replaces `to` with `from` in one step and syncs the folder, so that the new name outlives a power cut.
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Bytes that an ordinary user may still write on the file system that holds `path` (or its nearest existing folder).
+std::uint64_t free_bytes(const std::filesystem::path& path);
+
+/// The whole of a small file. Throws Error(input) when it is larger than `max_bytes`.
+std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes = 100'000'000);
+
+}  // namespace layerprobe

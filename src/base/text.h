@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace layerprobe {
+
+/// Joins its arguments as operator<< would: text("weight is ", 7). g++ 12 has no <format>.
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return std::move(out).str();
+}
+
+/// "[14336, 4096]"
+std::string shape_text(std::span<const std::int64_t> shape);
+
+/// `items` with `separator` between them.
+std::string join(std::span<const std::string> items, std::string_view separator);
+
+/// `text` cut at every `separator`; "" gives one empty piece.
+std::vector<std::string> split(std::string_view text, char separator);
+
+/// `text` without leading and trailing spaces and tabs.
+std::string_view trimmed(std::string_view text);
+
+/// Up to `count` of `candidates` that `name` may have been meant to be, best first: a small edit distance, or one
+/// contained in the other.
+std::vector<std::string> nearest_names(std::string_view name, std::span<const std::string> candidates,
+                                       std::size_t count = 3);
+
+}  // namespace layerprobe

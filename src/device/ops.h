@@ -1,0 +1,166 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/statistics.h"
+#include "device/tensor.h"
+
+namespace layerprobe::device {
+
+/// Memory of one device. Given back when it goes.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(void* data, std::size_t bytes, std::function<void(void*)> release)
+      : data_(data, std::move(release)), bytes_(bytes) {}
+
+  void* data() const { return data_.get(); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::unique_ptr<void, std::function<void(void*)>> data_{nullptr, [](void*) {}};
+  std::size_t bytes_ = 0;
+};
+
+/// The weight of a matrix product in whatever layout its device likes best; made by Ops::matmul_weight.
+class MatMulWeight {
+ public:
+  virtual ~MatMulWeight() = default;
+  virtual std::int64_t in_features() const = 0;
+  virtual std::int64_t out_features() const = 0;
+  virtual std::size_t bytes() const = 0;
+};
+
+/// One device that can run a layer: the host's processors, or one GPU.
+///
+/// Calls are queued in order and may return before the work is done; synchronize() waits. Every tensor of a call lives
+/// on this device; all of them have one floating dtype (f64, f32, f16 or bf16) unless the call says otherwise.
+/// "Rounded" is rounded to that dtype, to nearest, ties to even. Inside a call arithmetic is f32, or f64 where the
+/// tensors are f64. Rows of a result never depend on which other rows are in the call: the same bits whatever the
+/// batch. Arguments are checked here, once, by shape and dtype: Error(bug). One thread at a time.
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  /// As the user names it: "cpu", "cuda:0".
+  virtual std::string name() const = 0;
+  /// The code path whose bits these are, recorded in the file: instruction set, library and its version.
+  virtual std::string code_path() const = 0;
+  virtual void synchronize() = 0;
+
+  /// At least `bytes`, aligned to 64 bytes; contents unspecified. Throws Error(resource) when there is not enough.
+  virtual Buffer allocate(std::size_t bytes) = 0;
+  /// out[r, :] = the row's bytes at host + r * out.columns elements, row-major; `host` is free again on return.
+  virtual void copy_from_host(const Tensor& out, const void* host) = 0;
+  /// The rows of x, packed row-major, to `host`; complete on return.
+  virtual void copy_to_host(void* host, const Tensor& x) = 0;
+
+  struct MatMulWeightParts {
+    /// [out_features, in_features] each, row-major, on the host, as the checkpoint stores them; stacked along
+    /// out_features in this order (q, k, v; gate, up). Free again on return.
+    std::vector<Tensor> weights;
+    /// As many as weights, each [1, out_features] on the host or without data (no bias for that part: zeros); or empty.
+    std::vector<Tensor> biases = {};
+  };
+  virtual std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) = 0;
+
+  struct MatMul {
+    Tensor out;  // [num_tokens, out_features]; overlaps no input
+    Tensor x;    // [num_tokens, in_features]
+    const MatMulWeight& weight;
+  };
+  /// out = rounded(x @ weight^T + bias): the sum over in_features and the bias in f32 (f64 for f64), rounded once.
+  /// Source: torch.nn.functional.linear.
+  virtual void matmul(const MatMul& args) = 0;
+
+  struct Embedding {
+    Tensor out;                               // [num_tokens, hidden_size]
+    Tensor weight;                            // [vocab_size, hidden_size]
+    std::span<const std::int32_t> input_ids;  // [num_tokens], on the host, each in [0, vocab_size)
+  };
+  /// out[t, :] = weight[input_ids[t], :]
+  virtual void embedding(const Embedding& args) = 0;
+
+  struct RmsNorm {
+    Tensor out;            // [num_tokens, num_groups * group_size]; may be hidden_states
+    Tensor hidden_states;  // [num_tokens, num_groups * group_size]
+    Tensor weight;         // [1, group_size]
+    double rms_norm_eps;
+  };
+  /// Each group of group_size columns by itself (one group for a layer norm, a head a group for q_norm and k_norm):
+  /// out[t, h] = rounded(weight[h] * rounded(x[t, h] / sqrt(mean_h(x[t, h]^2) + rms_norm_eps)))
+  /// Source: LlamaRMSNorm in transformers; Zhang and Sennrich 2019, arXiv:1910.07467.
+  virtual void rms_norm(const RmsNorm& args) = 0;
+
+  struct Rope {
+    Tensor x;    // [num_tokens, num_heads * head_dim], rotated in place
+    Tensor cos;  // [num_tokens, rotary_dim / 2]
+    Tensor sin;  // [num_tokens, rotary_dim / 2]
+    std::int64_t head_dim;
+  };
+  /// In each head, with d = rotary_dim (of cos) and j < d / 2, lo = x[j], hi = x[j + d / 2]:
+  ///   x[j]         = rounded(rounded(lo * cos[j]) - rounded(hi * sin[j]))
+  ///   x[j + d / 2] = rounded(rounded(hi * cos[j]) + rounded(lo * sin[j]))
+  /// Columns d .. head_dim stay. Source: apply_rotary_pos_emb in transformers' modeling_llama.py.
+  virtual void rope(const Rope& args) = 0;
+
+  struct Attention {
+    Tensor out;                                // [num_tokens, num_heads * head_dim]; overlaps no input
+    Tensor query_states;                       // [num_tokens, num_heads * head_dim]
+    Tensor key_states;                         // [num_tokens, num_key_value_heads * head_dim]
+    Tensor value_states;                       // [num_tokens, num_key_value_heads * head_dim]
+    std::span<const std::int64_t> cu_seqlens;  // [num_prompts + 1], on the host; begins with 0, ends with num_tokens
+    std::int64_t head_dim;
+    double scaling;               // of the scores, before the softmax: head_dim^-0.5
+    std::int64_t sliding_window;  // a token sees the last sliding_window tokens, itself included; 0: all before it
+  };
+  /// Causal softmax attention of each prompt by itself; query head h reads key and value head
+  /// h / (num_heads / num_key_value_heads). Scores, maximum and sum in f32 (f64); one rounding at the end.
+  /// Never holds a [num_tokens, num_tokens] matrix. Source: scaled_dot_product_attention in torch; Dao 2023,
+  /// arXiv:2307.08691.
+  virtual void attention(const Attention& args) = 0;
+
+  struct SiluMul {
+    Tensor out;   // [num_tokens, intermediate_size]; may be gate or up
+    Tensor gate;  // [num_tokens, intermediate_size]
+    Tensor up;    // [num_tokens, intermediate_size]; without data: out = rounded(silu(gate)), mlp.act_fn by itself
+  };
+  /// out = rounded(rounded(gate / (1 + exp(-gate))) * up)
+  virtual void silu_mul(const SiluMul& args) = 0;
+
+  struct Add {
+    Tensor out;  // may be a or b
+    Tensor a;
+    Tensor b;
+  };
+  /// out = rounded(a + b), all of one shape
+  virtual void add(const Add& args) = 0;
+
+  struct RowStatistics {
+    std::span<Statistics> out;  // [num_rows], on the host; complete after synchronize()
+    Tensor x;                   // [num_rows, width]
+  };
+  /// Of each row by itself: count, sum, ..., with abs_max_row and first_non_finite_row 0 or -1. The tree of the sums is
+  /// in base/statistics.h.
+  virtual void row_statistics(const RowStatistics& args) = 0;
+
+  struct MeanRows {
+    Tensor out;                                // [num_prompts, width], f32
+    Tensor x;                                  // [num_tokens, width]
+    std::span<const std::int64_t> cu_seqlens;  // [num_prompts + 1], on the host
+  };
+  /// out[p, :] = f32 of (the f64 sum over the prompt's tokens, in order) / (their number)
+  virtual void mean_rows(const MeanRows& args) = 0;
+};
+
+/// The host's processors. `threads` 0: as many as the machine (or OMP_NUM_THREADS) gives.
+std::unique_ptr<Ops> cpu_ops(int threads = 0);
+
+}  // namespace layerprobe::device

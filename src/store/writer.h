@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/probe_point.h"
+#include "base/prompts.h"
+#include "base/statistics.h"
+
+namespace layerprobe::store {
+
+using Attribute = std::variant<std::int64_t, double, std::string>;
+/// By name, written as attributes of "/".
+using Attributes = std::map<std::string, Attribute>;
+
+/// All that the extents and the header of a file follow from. Known before the first layer runs.
+struct Layout {
+  struct Point {
+    ProbePoint point;
+    bool stored = true;  // false: statistics only, no dataset under /captures
+  };
+  std::vector<Point> points;  // in the order of the forward pass; the rows of /completion and /statistics
+  Prompts prompts;
+  CapturedRows rows;
+  std::int64_t top_k = 0;  // columns of /topk/{ids,logits}, one row a captured row; 0: no /topk
+  /// What a resumed run must share with the first: every one is compared, and the first that differs is named.
+  Attributes identity;
+  /// What may differ: command line, device map, start time, ...
+  Attributes information;
+};
+
+/// The bytes that a file of this layout takes on the disk, its header included (an estimate that is never too small).
+std::uint64_t planned_bytes(const Layout& layout);
+
+/// Writes one captured run. The layout on disk, and what is promised after a crash, is in store/format.h.
+///
+/// The file is named "<path>.partial" from the moment it is valid until finish(). write_rows and write_statistics: any
+/// thread, at disjoint places; the others: one thread, while no other call runs.
+class Writer {
+ public:
+  enum class IfExists {
+    refuse,     // a finished or partial file of that name is an error
+    overwrite,  // both are replaced: the finished file only at finish()
+    resume,     // a partial file of this layout is continued; without one the run starts afresh
+  };
+
+  /// Creates or continues the file. Throws Error(usage) when it exists and may not be touched, Error(input), naming the
+  /// first difference, when a partial file is of another run, Error(resource) when the disk has not enough space.
+  /// With `resume` and a finished file that matches: is_finished() is true and nothing else may be called.
+  Writer(std::filesystem::path path, const Layout& layout, IfExists if_exists);
+  ~Writer();
+  Writer(Writer&&) noexcept;
+
+  bool is_finished() const;
+  /// Is this on the disk for sure, from an earlier run? Statistics of it are there too.
+  bool is_complete(std::size_t point, std::int64_t prompt) const;
+  /// How many bytes of captures an earlier run left complete.
+  std::uint64_t resumed_bytes() const;
+
+  /// The rows from `first_row` on of a stored point: row-major, packed, in its dtype (f32 for means).
+  void write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows);
+  /// Reads such rows back: for a run that restarts from a captured layer.
+  void read_rows(std::size_t point, std::int64_t first_row, std::span<std::byte> rows) const;
+  void write_statistics(std::size_t point, std::int64_t prompt, const Statistics& statistics);
+  /// Row `row` of /topk; ids and logits are [top_k].
+  void write_top_k(std::int64_t row, std::span<const std::int32_t> ids, std::span<const float> logits);
+
+  /// Marks the point complete for the prompt once its data is on the disk: at the next commit().
+  void mark_complete(std::size_t point, std::int64_t prompt);
+  /// fdatasync of the data, then the marks, then fdatasync of the marks.
+  void commit();
+
+  /// Of each point over all prompts, put together in order from what write_statistics stored (in any run).
+  std::vector<Statistics> statistics() const;
+
+  /// Text of the top-k tokens, one an entry of /topk/ids in order; before finish().
+  void write_top_k_texts(std::span<const std::string> texts);
+  /// Commits, writes the totals and `information` (end time and the like), closes, gives the file its final name. Call
+  /// once, last; throws where the destructor could not.
+  void finish(const Attributes& information);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace layerprobe::store
