@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iostream>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -26,11 +27,14 @@ std::vector<std::string> option_names(const CLI::App& app) {
 
 /// "; did you mean --max-rel-l2?" for what was not understood; "" when nothing is near.
 std::string suggestion(const CLI::App& app, std::string_view unknown) {
-  std::vector<std::string> names = option_names(app);
-  const std::vector<std::string> inner = option_names(innermost(app));
-  names.insert(names.end(), inner.begin(), inner.end());
-  for (const CLI::App* subcommand : app.get_subcommands({})) names.push_back(subcommand->get_name());
-  const std::vector<std::string> nearest = nearest_names(unknown.substr(0, unknown.find('=')), names);
+  std::vector<std::string> names;
+  if (unknown.starts_with("-")) {
+    names = option_names(innermost(app));
+    for (std::string& name : option_names(app)) names.push_back(std::move(name));
+  } else if (unknown.size() > 2) {
+    for (const CLI::App* subcommand : app.get_subcommands({})) names.push_back(subcommand->get_name());
+  }
+  const std::vector<std::string> nearest = nearest_names(unknown.substr(0, unknown.find('=')), names, 2);
   return nearest.empty() ? "" : "; did you mean " + join(nearest, " or ") + "?";
 }
 
