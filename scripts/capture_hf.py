@@ -14,7 +14,7 @@ prompt where rope_type is "dynamic", whose table depends on the prompts before.
 """
 import argparse
 import datetime
-import fnmatch
+import difflib
 import gc
 import hashlib
 import json
@@ -32,7 +32,7 @@ import transformers
 
 FORMAT_VERSION = 1
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEFAULT_CAPTURE = ["**embed_tokens", "**layers.*", "**norm"]
+DEFAULT_POINTS = re.compile(r"model\.(language_model\.)?(embed_tokens|layers\.\d+|norm)")
 
 
 class UsageError(Exception):
@@ -244,6 +244,7 @@ def pin_numerics():
 def load_model(folder, dtype, attn_implementation="sdpa", experts_implementation="grouped_mm", device_map=None,
                device="cpu"):
     """from_pretrained casts the weights and leaves inv_freq in f32; `.to(dtype)` would round it."""
+    transformers.utils.logging.disable_progress_bar()
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     if any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
         experts = {"experts_implementation": experts_implementation}
@@ -277,41 +278,57 @@ def needs_fresh_model(config):
     return any("dynamic" in str(one.get("rope_type")) for one in [parameters, *nested])
 
 
-def matching_points(model, patterns, layers=None):
-    """Module paths that a pattern names, in the order of named_modules(). As in `layerprobe run --capture`."""
+def matching_points(model, patterns=None, layers=None):
+    """Points that a pattern names: a module's path, or "PATH:input".
+
+    As `layerprobe run --capture` takes them: * stops at a dot, ** does not. None: embedding, layers, final norm.
+    """
+    paths = [name for name, _ in model.named_modules() if name]
+    if patterns is None:
+        chosen = {name for name in paths if DEFAULT_POINTS.fullmatch(name)}
+    else:
+        chosen = set()
+        for pattern in patterns:
+            expression = re.compile(re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^.]*"))
+            found = {name for path in paths for name in (f"{path}:input", path) if expression.fullmatch(name)}
+            if not found:
+                near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.3)
+                raise UsageError(f"--capture {pattern}: no module has such a name\n"
+                                 f"  help: near it are {', '.join(near)}")
+            chosen |= found
     num_layers = model.config.get_text_config().num_hidden_layers
     kept = set(range(num_layers)) if layers is None else {k + num_layers if k < 0 else k for k in layers}
-    expressions = []
-    for pattern in patterns:
-        text = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^.]*")
-        expressions.append((pattern, re.compile(text)))
-    names = [name for name, _ in model.named_modules() if name]
-    for pattern, expression in expressions:
-        if not any(expression.fullmatch(name) for name in names):
-            near = fnmatch.filter(names, f"*{pattern.rsplit('.', 1)[-1].strip('*')}*")[:5]
-            raise UsageError(f"--capture {pattern}: no module has such a name\n  help: near it: {', '.join(near)}")
 
     def is_kept(name):
-        layer = re.match(r"model\.(?:language_model\.)?layers\.(\d+)(?:\.|$)", name)
+        layer = re.match(r"model\.(?:language_model\.)?layers\.(\d+)(?:[.:]|$)", name)
         return layer is None or int(layer.group(1)) in kept
 
-    chosen = [name for name in names if any(e.fullmatch(name) for _, e in expressions) and is_kept(name)]
-    if patterns == DEFAULT_CAPTURE:  # "**norm" is for the final norm of any family, not for those inside layers
-        chosen = [name for name in chosen if not re.search(r"layers\.\d+\.", name)]
-    return chosen
+    return [name for path in paths for name in (f"{path}:input", path) if name in chosen and is_kept(name)]
 
 
 def forward(model, input_ids, names):
-    """{name: [tokens, width]} of one prompt, on the host; element 0 where a module returns a tuple."""
+    """{name: [tokens, width]} of one prompt, on the host; element 0 where a module returns a tuple.
+
+    A module that is not called, or has no value of one row a token (a container, the rotary table), is left out.
+    """
+    num_tokens = len(input_ids)
     values = {}
 
-    def keep(name):
-        def hook(_module, _inputs, output):
-            tensor = output[0] if isinstance(output, (tuple, list)) else output
-            values[name] = tensor.detach().reshape(-1, tensor.shape[-1]).to("cpu", copy=True)
-        return hook
+    def keep(name, value):
+        value = value[0] if isinstance(value, (tuple, list)) and value else value
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return
+        if value.shape[:2] == (1, num_tokens) or value.shape[0] == num_tokens:
+            values[name] = value.detach().reshape(num_tokens, -1).to("cpu", copy=True)
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    def hook_on(name):
+        module = model.get_submodule(name.removesuffix(":input"))
+        if name.endswith(":input"):
+            return module.register_forward_pre_hook(
+                lambda _, args, kwargs: keep(name, args or kwargs.get("hidden_states")), with_kwargs=True)
+        return module.register_forward_hook(lambda _, __, output: keep(name, output))
+
+    handles = [hook_on(name) for name in names]
     try:
         device = model.get_input_embeddings().weight.device
         ids = torch.tensor([list(input_ids)], dtype=torch.int64, device=device)
@@ -321,15 +338,11 @@ def forward(model, input_ids, names):
     finally:
         for handle in handles:
             handle.remove()
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise UsageError(f"--capture: {missing[0]} is a module that the forward pass does not call\n"
-                         "  help: name its parent or its children")
     return values
 
 
 def captures(folder, prompts, dtype, patterns=None, layers=None, allow_wrong_rotary=False, **implementation):
-    """Yields (model, names, values) of each prompt in turn: values is {name: [tokens, width]}."""
+    """Yields (model, values) of each prompt in turn: {name: [tokens, width]}, in the order of the forward pass."""
     pin_numerics()
     model = None
     for prompt in prompts:
@@ -339,13 +352,17 @@ def captures(folder, prompts, dtype, patterns=None, layers=None, allow_wrong_rot
             model = load_model(folder, dtype, **implementation)
             if not allow_wrong_rotary:
                 check_rotary(model)
-            names = matching_points(model, patterns or DEFAULT_CAPTURE, layers)
-        yield model, names, forward(model, prompt, names)
+            names = matching_points(model, patterns, layers)
+        values = forward(model, prompt, names)
+        if not values:
+            raise UsageError("--capture: none of the modules named has one row a token as its output\n"
+                             "  help: name layers (model.layers.*) or modules inside them")
+        yield model, values
 
 
 def capture_to_memory(folder, prompts, dtype, **options):
     """{name: [tokens of all prompts, width]}: for tests of small models."""
-    parts = [values for _, _, values in captures(folder, prompts, dtype, **options)]
+    parts = [values for _, values in captures(folder, prompts, dtype, **options)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -354,11 +371,11 @@ def capture_to_file(path, folder, prompts, dtype, texts=None, attributes=None, w
     partial = pathlib.Path(f"{path}.partial")
     out = None
     try:
-        for index, (model, names, values) in enumerate(captures(folder, prompts, dtype, **options)):
+        for index, (model, values) in enumerate(captures(folder, prompts, dtype, **options)):
             if out is None:
-                points = [(name, values[name].dtype, values[name].shape[1]) for name in names]
+                points = [(name, value.dtype, value.shape[1]) for name, value in values.items()]
                 out = CaptureFile(partial, points, prompts, texts, with_measures)
-            for point, name in enumerate(names):
+            for point, (name, _, _) in enumerate(points):
                 out.write(point, index, values[name])
         out.finish({**describe(folder, model, dtype), **(attributes or {})})
     except BaseException:
@@ -463,7 +480,7 @@ def parse_options(arguments):
     given.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     given.add_argument("--random-tokens", metavar="NxM[:SEED]", help="N prompts of M random ids (numpy's generator)")
     parser.add_argument("--capture", action="append", metavar="PATTERNS",
-                        help="module paths, comma separated; * stops at a dot, ** does not; "
+                        help="module paths, or PATH:input, comma separated; * stops at a dot, ** does not; "
                              "default: the embedding, every layer, the final norm")
     parser.add_argument("--layers", help="as 0-7 or 0,8,-1: which layers to keep; default all")
     parser.add_argument("--attn-implementation", default="sdpa")
