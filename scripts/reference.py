@@ -11,7 +11,7 @@ Each folder is a model folder as users have them (config.json, model.safetensors
     errors.json      {dtype: {point: [squared error of each prompt]}}: how far transformers' own bfloat16 and float16 runs
                      are from reference.h5, as the sum over the prompt's values of (its value - float32's)^2
 
-Cases of one `weights` name share one weights file, by symbolic links. Everything follows from the seeds below.
+Cases of one `weights` name share one weights file in weights/, by symbolic links. All follows from the seeds below.
 """
 import argparse
 import copy
@@ -252,8 +252,14 @@ def make_folder(output, name, config, weights_folder):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    is_shared = sum(weights == weights_folder.name for weights, _ in CASES.values()) > 1
     for file in sorted(weights_folder.glob("model*")):
-        (folder / file.name).symlink_to(os.path.relpath(file, folder))
+        if is_shared:
+            (folder / file.name).symlink_to(os.path.relpath(file, folder))
+        else:
+            file.rename(folder / file.name)
+    if not is_shared:
+        weights_folder.rmdir()
     return folder
 
 
