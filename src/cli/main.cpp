@@ -1,0 +1,31 @@
+#include <exception>
+#include <iostream>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/usage.h"
+
+int main(int argc, char** argv) {
+  using namespace layerprobe;
+  CLI::App app{"Run a model one layer at a time and keep what each layer computed.", "layerprobe"};
+  cli::Command chosen;
+  cli::add_global_options(app);
+  cli::add_compare(app, chosen);
+  cli::add_inspect(app, chosen);
+  app.require_subcommand(1);
+  try {
+    app.parse(cli::arguments_for(app, argc, argv));
+    if (cli::print_config_if_asked(app)) return static_cast<int>(cli::ExitCode::success);
+    const cli::ExitCode answer = chosen();
+    cli::finish_stdout();
+    return static_cast<int>(answer);
+  } catch (const CLI::ParseError& error) {
+    return static_cast<int>(cli::report(app, error));  // --help is a ParseError, too
+  } catch (const Error& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return static_cast<int>(cli::exit_code_of(error.kind()));
+  } catch (const std::exception& error) {
+    std::cerr << "internal error: " << error.what() << "\n  help: this is a bug; please report the command\n";
+  }
+  return static_cast<int>(cli::ExitCode::failed);
+}

@@ -1,0 +1,103 @@
+#include "cli/usage.h"
+
+#include <algorithm>
+#include <iostream>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace layerprobe::cli {
+namespace {
+
+/// The subcommand that was chosen, or the program itself while none is.
+const CLI::App& innermost(const CLI::App& app) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  return chosen.empty() ? app : *chosen.front();
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+/// "; did you mean --max-rel-l2?" for what was not understood; "" when nothing is near.
+std::string suggestion(const CLI::App& app, std::string_view unknown) {
+  std::vector<std::string> names;
+  if (unknown.starts_with("-")) {
+    names = option_names(innermost(app));
+    for (std::string& name : option_names(app)) names.push_back(std::move(name));
+  } else if (unknown.size() > 2) {
+    for (const CLI::App* subcommand : app.get_subcommands({})) names.push_back(subcommand->get_name());
+  }
+  const std::vector<std::string> nearest = nearest_names(unknown.substr(0, unknown.find('=')), names, 2);
+  return nearest.empty() ? "" : "; did you mean " + join(nearest, " or ") + "?";
+}
+
+}  // namespace
+
+void add_global_options(CLI::App& app) {
+  app.fallthrough();  // inherited by the subcommands added later: these options may follow the subcommand
+  app.set_version_flag("--version", "layerprobe " LAYERPROBE_VERSION, "Print the version and exit");
+  app.set_config("--config", "",
+                 "Read options from a TOML file; the command line comes before it, the environment after");
+  app.add_flag("--print-config")
+      ->description("Print the options as --config reads them, and do nothing else")
+      ->configurable(false);
+}
+
+std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const auto is_subcommand = [&](const std::string& name) {
+    return !app.get_subcommands([&](const CLI::App* each) { return each->get_name() == name; }).empty();
+  };
+  if (is_subcommand("run") && !arguments.empty()) {
+    const std::string& first = arguments.front();
+    const bool stays = first == "--help" || first == "-h" || first == "--version" || is_subcommand(first);
+    if (!stays) arguments.insert(arguments.begin(), "run");
+  }
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
+}
+
+bool print_config_if_asked(const CLI::App& app) {
+  if (app.count("--print-config") == 0) return false;
+  const CLI::App& chosen = innermost(app);
+  std::cout << app.get_config_formatter()->to_config(&chosen, /*default_also=*/true, /*write_description=*/true,
+                                                     chosen.get_name() + ".");
+  finish_stdout();
+  return true;
+}
+
+ExitCode report(const CLI::App& app, const CLI::ParseError& error) {
+  if (error.get_exit_code() == 0) {
+    app.exit(error);
+    return ExitCode::success;
+  }
+  const CLI::App& inner = innermost(app);
+  const std::string program = &inner == &app ? "layerprobe" : "layerprobe " + inner.get_name();
+  const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && !unknown.empty()) {
+    std::cerr << "error: " << unknown.front() << ": no such option or argument of " << program
+              << suggestion(app, unknown.front()) << "\n";
+  } else {
+    std::cerr << "error: " << error.what() << "\n";
+  }
+  std::cerr << "  help: " << program << " --help lists the options\n";
+  return ExitCode::failed;
+}
+
+void finish_stdout() {
+  std::cout.flush();
+  if (std::cout) return;
+  throw Error({.kind = ErrorKind::resource,
+               .where = "standard output",
+               .what = "not all of the output could be written",
+               .fix = "make space where the output is sent to"});
+}
+
+}  // namespace layerprobe::cli

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/exit_code.h"
+
+namespace layerprobe::cli {
+
+/// --version, --config, --print-config. They may stand before or after the subcommand.
+void add_global_options(CLI::App& app);
+
+/// The arguments in the order that CLI::App::parse takes, the last one first. "run" is put in front when the first is
+/// no subcommand, --help or --version.
+std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** argv);
+
+/// With --print-config: prints the chosen subcommand's options, as --config reads them, and returns true.
+bool print_config_if_asked(const CLI::App& app);
+
+/// Prints help or version to stdout, or what is wrong with the arguments to stderr, with the nearest names for an
+/// unknown one.
+ExitCode report(const CLI::App& app, const CLI::ParseError& error);
+
+/// Throws Error(resource) when what was printed did not reach stdout (a full disk behind a redirection).
+void finish_stdout();
+
+}  // namespace layerprobe::cli

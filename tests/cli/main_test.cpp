@@ -1,0 +1,34 @@
+#include <doctest/doctest.h>
+
+#include "tests/support/process.h"
+
+namespace layerprobe {
+
+TEST_CASE("--version and --help answer on stdout and succeed") {
+  const test::Finished version = test::run_layerprobe({"--version"});
+  CHECK(version.exit_code == 0);
+  CHECK(version.out.starts_with("layerprobe 0."));
+  const test::Finished help = test::run_layerprobe({"--help"});
+  CHECK(help.exit_code == 0);
+  CHECK(help.out.find("compare") != std::string::npos);
+  CHECK(help.err.empty());
+}
+
+TEST_CASE("an unknown option is one message with the nearest name, and exit status 2") {
+  const test::Finished finished = test::run_layerprobe({"compare", "a.h5", "b.h5", "--max-rel-l3", "1"});
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.out.empty());
+  CHECK(finished.err ==
+        "error: --max-rel-l3: no such option or argument of layerprobe compare; did you mean --max-rel-l2?\n"
+        "  help: layerprobe compare --help lists the options\n");
+}
+
+TEST_CASE("no argument at all is an error that points to the help") {
+  const test::Finished finished = test::run_layerprobe({});
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.out.empty());
+  CHECK(finished.err.starts_with("error: "));
+  CHECK(finished.err.ends_with("help: layerprobe --help lists the options\n"));
+}
+
+}  // namespace layerprobe
