@@ -179,6 +179,7 @@ Prompts read_prompts(const InputOptions& options, const model::ModelConfig& conf
   if (!options.random_tokens.empty()) {
     const RandomShape shape = parse_random_shape(options.random_tokens, "--random-tokens");
     Prompts prompts = prompts_without_ids(shape);
+    prompts.input_ids.resize(static_cast<std::size_t>(prompts.num_tokens()));
     random_ids(shape.seed, config.vocab_size, prompts.input_ids);
     return prompts;
   }
@@ -190,7 +191,6 @@ Prompts read_prompts(const InputOptions& options, const model::ModelConfig& conf
 
 Prompts prompts_without_ids(const RandomShape& shape) {
   Prompts prompts;
-  prompts.input_ids.assign(static_cast<std::size_t>(shape.num_prompts * shape.num_tokens), -1);
   for (std::int64_t prompt = 0; prompt <= shape.num_prompts; ++prompt) {
     prompts.cu_seqlens.push_back(prompt * shape.num_tokens);
   }

@@ -40,7 +40,7 @@ using Encode = std::function<std::vector<std::int32_t>(std::string_view text)>;
 /// file and line (or prompt) for an empty prompt, ids outside the vocabulary, a file that is not what its name says.
 Prompts read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode);
 
-/// Prompts of a run that is fed hidden states of this shape: ids are -1.
+/// Prompts of a run that is fed hidden states of this shape: without ids.
 Prompts prompts_without_ids(const RandomShape& shape);
 
 }  // namespace layerprobe::runtime
