@@ -100,6 +100,7 @@ void Recorder::record_selected(std::size_t point, const Batch& batch, std::int64
 }
 
 void Recorder::take_statistics(std::size_t point, std::span<const std::int64_t> cu_rows, const device::Tensor& value) {
+  if (value.rows == 0) return;
   std::vector<Statistics> of_rows(static_cast<std::size_t>(value.rows));
   ops_.row_statistics({.out = of_rows, .x = value});
   ops_.synchronize();

@@ -144,6 +144,13 @@ void ForwardPass::run_head(const capture::Batch& batch) {
     selected.resize(static_cast<std::size_t>(batch.num_tokens()));
     std::iota(selected.begin(), selected.end(), 0);
   }
+  if (selected.empty()) {  // a slice that no prompt of the batch reaches
+    const auto nothing = device::Tensor::contiguous(nullptr, plan_.dtype, 0, 0);
+    for (const auto& point : {head_input, head}) {
+      if (point) recorder_.record_selected(*point, batch, 0, nothing, true);
+    }
+    return;
+  }
   const std::size_t row_bytes = static_cast<std::size_t>(config_.vocab_size) * size_of(plan_.dtype);
   const std::size_t num_rows = plan_.keeps_mean ? selected.size() : std::max<std::size_t>(1, kLogitsBytes / row_bytes);
   const auto first_file_row = plan_.rows.cu_rows[static_cast<std::size_t>(batch.first_prompt)];

@@ -80,6 +80,17 @@ HiddenStates::HiddenStates(const InputOptions& options, const model::ModelConfig
   }
 }
 
+std::string HiddenStates::identity() const {
+  if (!file_) return text("random hidden states ", random_.num_prompts, "x", random_.num_tokens, ":", random_.seed);
+  std::string out = text("hidden states of ", std::filesystem::absolute(file_->path()).string());
+  for (const char* name : {"model_hash", "start_time"}) {
+    const auto found = file_->attributes().find(name);
+    if (found == file_->attributes().end()) continue;
+    if (const auto* value = std::get_if<std::string>(&found->second)) out += text(", ", name, " ", *value);
+  }
+  return out;
+}
+
 std::size_t HiddenStates::point_for(std::int64_t layer) const {
   std::vector<std::string> names = {text("model.layers.", layer, ":input")};
   names.push_back(layer == 0 ? std::string("model.embed_tokens") : text("model.layers.", layer - 1));

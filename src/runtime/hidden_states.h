@@ -24,6 +24,9 @@ class HiddenStates {
   /// The prompts they belong to: the file's own, or prompts without ids.
   const Prompts& prompts() const { return prompts_; }
 
+  /// What tells them from others, for --resume: the random shape and seed, or the file, its model and its run's start.
+  std::string identity() const;
+
   /// Throws Error(input), naming what the file has, unless it holds what enters `layer`: model.layers.K:input, else
   /// model.layers.{K-1}, else, for layer 0, model.embed_tokens; complete and of hidden_size.
   void check(std::int64_t layer) const;
