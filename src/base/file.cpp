@@ -73,6 +73,12 @@ File File::create(const std::filesystem::path& path) {
   return File(path, descriptor);
 }
 
+File File::open_or_create(const std::filesystem::path& path) {
+  const int descriptor = open_descriptor(path, O_RDWR | O_CREAT);
+  if (descriptor < 0) throw write_error(path, "cannot be created", errno);
+  return File(path, descriptor);
+}
+
 std::uint64_t File::size() const {
   struct stat status {};
   if (::fstat(descriptor(), &status) != 0) {
@@ -120,6 +126,20 @@ void File::sync_data() const {
   while (::fdatasync(descriptor()) != 0) {
     if (errno != EINTR) throw write_error(path_, "syncing it to the disk failed", errno);
   }
+}
+
+bool File::try_lock() const {
+  // Of the open file description: not lost when another descriptor of this process closes, and not seen by flock(),
+  // which HDF5 readers use.
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  return ::fcntl(descriptor(), F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES);
+}
+
+void File::move_to(const std::filesystem::path& path) {
+  rename_durably(path_, path);
+  path_ = path;
 }
 
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
