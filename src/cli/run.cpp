@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/progress.h"
 #include "cli/table.h"
+#include "cli/usage.h"
 #include "runtime/session.h"
 
 namespace layerprobe::cli {
@@ -149,6 +150,9 @@ ExitCode run(RunArguments& arguments) {
   arguments.run.if_exists = arguments.overwrite ? IfExists::overwrite
                             : arguments.resume  ? IfExists::resume
                                                 : IfExists::refuse;
+  for (std::string& prompt : arguments.run.input.prompts) {
+    if (prompt.starts_with(kTextMark)) prompt.erase(0, 1);
+  }
   runtime::RunReport report;
   {
     Progress progress(arguments.quiet);

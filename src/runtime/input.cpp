@@ -162,17 +162,12 @@ RandomShape parse_random_shape(std::string_view given, const std::string& option
                .fix = text("write for instance ", option, " 64x1024 or ", option, " 64x1024:7")});
 }
 
+int InputOptions::kinds() const {
+  return !prompts.empty() + !prompts_file.empty() + !input_ids_file.empty() + !random_tokens.empty() +
+         !hidden_states_file.empty() + !random_hidden_states.empty();
+}
+
 Prompts read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode) {
-  const int kinds = !options.prompts.empty() + !options.prompts_file.empty() + !options.input_ids_file.empty() +
-                    !options.random_tokens.empty() + !options.hidden_states_file.empty() +
-                    !options.random_hidden_states.empty();
-  if (kinds != 1) {
-    throw Error({.kind = ErrorKind::usage,
-                 .where = "input",
-                 .what = kinds == 0 ? "no input is given" : "more than one kind of input is given",
-                 .fix = "give one of --prompt, --prompts, --input-ids, --random-tokens, --hidden-states, "
-                        "--random-hidden-states"});
-  }
   Collector collector(config, encode);
   if (!options.prompts_file.empty()) return from_prompts_file(options.prompts_file, std::move(collector));
   if (!options.input_ids_file.empty()) return from_ids_file(options.input_ids_file, std::move(collector));

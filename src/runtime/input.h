@@ -21,6 +21,8 @@ struct InputOptions {
   std::string hidden_states_file;    // --hidden-states FILE.h5
   std::string random_hidden_states;  // --random-hidden-states 1x128[:seed]
 
+  /// How many of the kinds are given.
+  int kinds() const;
   bool feeds_hidden_states() const { return !hidden_states_file.empty() || !random_hidden_states.empty(); }
 };
 
@@ -36,8 +38,8 @@ RandomShape parse_random_shape(std::string_view text, const std::string& option)
 /// Text to ids; only called for text.
 using Encode = std::function<std::vector<std::int32_t>(std::string_view text)>;
 
-/// The prompts of every kind but hidden states. Throws Error(usage) when no kind or two are given; Error(input) naming
-/// file and line (or prompt) for an empty prompt, ids outside the vocabulary, a file that is not what its name says.
+/// The prompts of every kind but hidden states; one kind is given. Throws Error(input) naming file and line (or prompt)
+/// for an empty prompt, ids outside the vocabulary, a file that is not what its name says.
 Prompts read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode);
 
 /// Prompts of a run that is fed hidden states of this shape: without ids.

@@ -48,6 +48,18 @@ Dtype choose_dtype(const std::string& given, const model::ModelConfig& config, c
                .fix = "choose auto, bfloat16, float16, float32 or float64"});
 }
 
+/// Random hidden states for single and multi where nothing is given. Throws Error(usage) unless that leaves one kind.
+InputOptions with_default(InputOptions input, plan::TestType test_type) {
+  const bool takes_hidden_states = test_type == plan::TestType::single || test_type == plan::TestType::multi;
+  if (input.kinds() == 0 && takes_hidden_states) input.random_hidden_states = "1x128:0";
+  if (input.kinds() == 1) return input;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "input",
+               .what = input.kinds() == 0 ? "no input is given" : "more than one kind of input is given",
+               .fix = "give one of --prompt, --prompts, --input-ids, --random-tokens, --hidden-states, "
+                      "--random-hidden-states"});
+}
+
 /// The one device of a run: the host's processors.
 void check_device_map(const std::string& device_map) {
   if (device_map == "auto" || device_map == "cpu" || device_map == "cpu:0") return;
@@ -110,13 +122,12 @@ struct Prepared {
         tokenizer(checkpoint) {
     check_device_map(options.device_map);
     warn_unused(watch);
-    if (options.input.feeds_hidden_states()) {
-      InputOptions others = options.input;  // more than one kind is an error there
-      hidden_states.emplace(others, config);
+    const InputOptions input = with_default(options.input, options.request.test_type);
+    if (input.feeds_hidden_states()) {
+      hidden_states.emplace(input, config);
       prompts = hidden_states->prompts();
     } else {
-      prompts = read_prompts(options.input, config,
-                             [this](std::string_view prompt) { return tokenizer.get().encode(prompt); });
+      prompts = read_prompts(input, config, [this](std::string_view prompt) { return tokenizer.get().encode(prompt); });
     }
     plan::Request request = options.request;
     request.has_prompts = !hidden_states;
@@ -244,6 +255,15 @@ class Session {
       const store::Layout::Point& point = layout_.points[i];
       report.points.push_back({point.point.name, point.point.width, point.stored, statistics[i]});
     }
+  }
+
+  /// Of all kept rows, those of an earlier run too.
+  void write_top_k_texts() {
+    const tokenizer::Tokenizer* tokenizer = layout_.top_k > 0 ? prepared_.tokenizer.get_if_any() : nullptr;
+    if (tokenizer == nullptr) return;
+    std::vector<std::string> texts;
+    for (const std::int32_t id : writer_->top_k_ids()) texts.push_back(tokenizer->token_text(id));
+    writer_->write_top_k_texts(texts);
   }
 
  private:
