@@ -12,51 +12,9 @@
 
 #include "base/dtype.h"
 #include "base/json.h"
+#include "weights/tensor_info.h"
 
 namespace layerprobe::weights {
-
-/// How a checkpoint stores a tensor's values: safetensors' dtypes, then ggml's block types.
-enum class Storage : std::uint8_t {
-  f64,
-  f32,
-  f16,
-  bf16,
-  i64,
-  i32,
-  i16,
-  i8,
-  u8,
-  boolean,
-  f8_e4m3,
-  f8_e5m2,
-  f8_e8m0,
-  q4_0,
-  q4_1,
-  q5_0,
-  q5_1,
-  q8_0,
-  q2_k,
-  q3_k,
-  q4_k,
-  q5_k,
-  q6_k,
-};
-/// "F32", "BF16", "Q4_K", ...: as the file formats spell it.
-std::string_view name_of(Storage storage);
-
-struct TensorInfo {
-  std::string name;  // transformers' name, also for a GGUF
-  Storage storage;
-  std::vector<std::int64_t> shape;  // row-major, [out, in]; a GGUF's dims reversed
-  int file = 0;                     // index into Checkpoint::files()
-  std::uint64_t offset = 0;         // of the first byte, in the file
-  std::uint64_t bytes = 0;
-  /// Not 0: the rows of a GGUF's q or k projection, stored in adjacent-pair order for this many heads; read() gives
-  /// transformers' order back.
-  std::int64_t interleaved_heads = 0;
-
-  std::int64_t num_elements() const;
-};
 
 /// A checkpoint's config and tensors. Opening reads headers only. read(): any thread.
 class Checkpoint {
