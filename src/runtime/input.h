@@ -14,12 +14,12 @@ namespace layerprobe::runtime {
 
 /// The input options of a run, as typed. Exactly one kind is given.
 struct InputOptions {
-  std::vector<std::string> prompts;  // --prompt, each a prompt
-  std::string prompts_file;          // --prompts: .txt or .jsonl
-  std::string input_ids_file;        // --input-ids: .json or .npy
-  std::string random_tokens;         // --random-tokens 64x1024[:seed]
-  std::string hidden_states_file;    // --hidden-states FILE.h5
-  std::string random_hidden_states;  // --random-hidden-states 1x128[:seed]
+  std::vector<std::string> prompts = {};  // --prompt, each a prompt
+  std::string prompts_file = {};          // --prompts: .txt or .jsonl
+  std::string input_ids_file = {};        // --input-ids: .json or .npy
+  std::string random_tokens = {};         // --random-tokens 64x1024[:seed]
+  std::string hidden_states_file = {};    // --hidden-states FILE.h5
+  std::string random_hidden_states = {};  // --random-hidden-states 1x128[:seed]
 
   /// How many of the kinds are given.
   int kinds() const;
