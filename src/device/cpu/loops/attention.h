@@ -4,6 +4,11 @@
 // query rows at a time: the keys and values of a block come from the nearest caches for all tiles but the first.
 //
 // Blocks and tiles begin at the prompt's first token, so that a row's bits depend on its prompt alone.
+//
+// In bf16 and f16 the rounding is that of torch's flash kernel for the CPU, which is what transformers runs: blocks of
+// 512 keys, exponentials by the polynomial of fast_exponential, summed as they are and rounded to the element's type
+// for the product with the values. Measured on torch 2.11: 0.0 to 0.1% of the elements differ; with accurate
+// exponentials 3 to 14%, with ones that are not rounded 30 to 39%.
 
 #include "device/cpu/loops.h"
 #include "device/cpu/loops/elementwise.h"
@@ -13,7 +18,7 @@ namespace layerprobe::device::cpu {
 namespace {
 
 constexpr std::int64_t kQueryTokens = 8 * kTileRows;
-constexpr std::int64_t kKeyBlock = 256;  // a multiple of a panel's keys; a tile's scores take 8 KiB in f32
+constexpr std::int64_t kKeyBlock = 512;  // a multiple of a panel's keys; a tile's scores take 16 KiB in f32
 
 inline std::int64_t lesser(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline std::int64_t greater(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
@@ -84,7 +89,7 @@ std::int64_t attention_scratch_bytes(const Ops::Attention& args) {
 
 /// Scores of one row, keys [0, count), of which [first, last) are seen: replaced by their exponentials, 0 for the
 /// others. The row's sum, maximum and output so far follow.
-template <typename A, typename V = Vector<A>>
+template <typename Element, typename A = Scalar<Element>, typename V = Vector<A>>
 inline void take_exponentials(A* scores, std::int64_t count, Rows seen, A scaling, A& max, A& sum, A* out,
                               std::int64_t out_columns) {
   const auto each = [&](auto work) __attribute__((always_inline)) {
@@ -112,19 +117,24 @@ inline void take_exponentials(A* scores, std::int64_t count, Rows seen, A scalin
   }
   V sums = {};
   each([&](std::int64_t key, V score) __attribute__((always_inline)) {
-    V value = exponential(score * scaling - max);
+    V value;
+    if constexpr (sizeof(Element) == 2) {
+      value = fast_exponential(score * scaling - max);
+    } else {
+      value = exponential(score * scaling - max);
+    }
     for (std::int64_t lane = 0; lane < kLanes<A>; ++lane) {
       if (key + lane < seen.first || key + lane >= seen.last) value[lane] = 0;
     }
     sums += value;
-    store(scores + key, value);
+    store(scores + key, rounded<Element>(value));
   });
   sum += sum_of_lanes(sums);
 }
 
 /// One block of keys for one tile of query rows. `keys` counts from the prompt's begin; keys.first begins a panel.
 /// `apart`: rows that see a value that is not finite must not share a product with rows that do not see it.
-template <typename A>
+template <typename Element, typename A = Scalar<Element>>
 void attend(const Ops::Attention& args, const PackedKeyValues& packed, const A* head_keys, const A* head_values,
             const AttentionState<A>& state, std::int64_t tile, std::int64_t first_token, std::int64_t num_tokens,
             Rows keys, bool apart) {
@@ -144,8 +154,8 @@ void attend(const Ops::Attention& args, const PackedKeyValues& packed, const A* 
   };
   const std::int64_t padded_count = (count + kPanel<A> - 1) / kPanel<A> * kPanel<A>;
   for (std::int64_t row = 0; row < kTileRows; ++row) {
-    take_exponentials(state.scores + row * kKeyBlock, padded_count, seen_by(row), static_cast<A>(args.scaling),
-                      state.max[tile + row], state.sum[tile + row], out + row * out_columns, out_columns);
+    take_exponentials<Element>(state.scores + row * kKeyBlock, padded_count, seen_by(row), static_cast<A>(args.scaling),
+                               state.max[tile + row], state.sum[tile + row], out + row * out_columns, out_columns);
   }
   for (std::int64_t d = 0; d < out_columns; d += kPanel<A>) {
     const A* values = head_values + d / kPanel<A> * packed.value_panel_stride + keys.first * kPanel<A>;
@@ -208,7 +218,8 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
       const std::int64_t first = greater(block, first_seen(token) / kPanel<A> * kPanel<A>);
       const std::int64_t last = lesser(block + kKeyBlock, token + num_tokens);
       if (first >= last) continue;
-      attend(args, packed, keys, values, state, token - tokens.first, token, num_tokens, Rows{first, last}, apart);
+      attend<Element>(args, packed, keys, values, state, token - tokens.first, token, num_tokens, Rows{first, last},
+                      apart);
     }
   }
 
