@@ -51,7 +51,7 @@
 ///
 /// The measures m, over the elements of the point's rows; NaN and infinite ones are counted and left out of all others.
 /// Each row's sums are taken in the fixed tree of base/statistics.h, rows in order, prompts in order.
-///   count i64                  all elements                  min, max f64      of the finite ones
+///   count i64                  all; 0: nothing is known      min, max f64      of the finite ones
 ///   sum, sum_of_squares f64    of the finite ones            abs_max f64       largest magnitude; -1: none is finite
 ///   abs_max_row, abs_max_column i64   the first row, and in it the first column, that has abs_max; -1: none
 ///   nan_count, inf_count i64   elements that are so          first_non_finite_row i64    the first row with one; -1:
