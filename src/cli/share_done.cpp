@@ -1,4 +1,4 @@
-#include "cli/progress.h"
+#include "cli/share_done.h"
 
 #include <unistd.h>
 
@@ -9,9 +9,9 @@
 
 namespace layerprobe::cli {
 
-Progress::Progress(std::string doing) : doing_(std::move(doing)), is_terminal_(::isatty(STDERR_FILENO) == 1) {}
+ShareDone::ShareDone(std::string doing) : doing_(std::move(doing)), is_terminal_(::isatty(STDERR_FILENO) == 1) {}
 
-void Progress::show(double share) {
+void ShareDone::show(double share) {
   if (!is_terminal_) return;
   const Clock::time_point now = Clock::now();
   if (now - last_ < std::chrono::seconds(1)) return;
@@ -23,7 +23,7 @@ void Progress::show(double share) {
   std::cerr << "\x1b[K" << std::flush;
 }
 
-void Progress::finish() {
+void ShareDone::finish() {
   if (is_shown_) std::cerr << "\r\x1b[K" << std::flush;
   is_shown_ = false;
 }

@@ -6,12 +6,12 @@
 namespace layerprobe::cli {
 
 /// One line on stderr that says how far a long step is, once a second, and only where stderr is a terminal.
-class Progress {
+class ShareDone {
  public:
-  explicit Progress(std::string doing);
-  ~Progress() { finish(); }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  explicit ShareDone(std::string doing);
+  ~ShareDone() { finish(); }
+  ShareDone(const ShareDone&) = delete;
+  ShareDone& operator=(const ShareDone&) = delete;
 
   /// `share` is 0 to 1. Cheap: most calls only look at the clock.
   void show(double share);
