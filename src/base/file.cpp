@@ -46,7 +46,7 @@ int close_descriptor(int descriptor) { return ::close(descriptor); }
 File::File(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
 
 File File::open_for_reading(const std::filesystem::path& path) {
-  const int descriptor = open_descriptor(path, O_RDONLY);
+  const int descriptor = open_descriptor(path, O_RDONLY | O_NONBLOCK);  // a pipe is refused below, not waited for
   if (descriptor < 0) {
     const int code = errno;
     if (code == ENOENT) throw read_error(path, "no such file", "check the path");
@@ -69,6 +69,12 @@ File File::open_for_writing(const std::filesystem::path& path) {
 
 File File::create(const std::filesystem::path& path) {
   const int descriptor = open_descriptor(path, O_RDWR | O_CREAT | O_EXCL);
+  if (descriptor < 0) throw write_error(path, "cannot be created", errno);
+  return File(path, descriptor);
+}
+
+File File::open_or_create(const std::filesystem::path& path) {
+  const int descriptor = open_descriptor(path, O_RDWR | O_CREAT);
   if (descriptor < 0) throw write_error(path, "cannot be created", errno);
   return File(path, descriptor);
 }
@@ -120,6 +126,24 @@ void File::sync_data() const {
   while (::fdatasync(descriptor()) != 0) {
     if (errno != EINTR) throw write_error(path_, "syncing it to the disk failed", errno);
   }
+}
+
+bool File::try_lock() const {
+  // Of the open file description: not lost when another descriptor of this process closes, and not seen by flock(),
+  // which HDF5 readers use.
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (::fcntl(descriptor(), F_OFD_SETLK, &whole) != 0 && (errno == EAGAIN || errno == EACCES)) return false;
+  struct stat held {
+  }, named{};  // the one that had the lock may have renamed the file between open and here
+  return ::fstat(descriptor(), &held) == 0 && ::stat(path_.c_str(), &named) == 0 && held.st_dev == named.st_dev &&
+         held.st_ino == named.st_ino;
+}
+
+void File::move_to(const std::filesystem::path& path) {
+  rename_durably(path_, path);
+  path_ = path;
 }
 
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {

@@ -24,6 +24,8 @@ class File {
   static File open_for_writing(const std::filesystem::path& path);
   /// A new file; throws when one of that name exists.
   static File create(const std::filesystem::path& path);
+  /// For reading and writing, made when there is none of that name.
+  static File open_or_create(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
   int descriptor() const { return descriptor_.get(); }
@@ -37,6 +39,11 @@ class File {
   void allocate(std::uint64_t offset, std::uint64_t size) const;
   /// Returns once all that was written is on the disk (fdatasync).
   void sync_data() const;
+  /// Takes the lock that lets one writer at a time hold a file, until the file is closed; false when another holds it,
+  /// or path() is no longer this file. Readers are not kept out. Where the file system has no locks, nobody is.
+  bool try_lock() const;
+  /// rename_durably to `path`; this stays open.
+  void move_to(const std::filesystem::path& path);
 
  private:
   File(std::filesystem::path path, int descriptor);

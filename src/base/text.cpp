@@ -56,6 +56,23 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(" \t") - first + 1);
 }
 
+bool is_utf8(std::string_view bytes) {
+  const auto at = [&](std::size_t i) { return i < bytes.size() ? static_cast<unsigned char>(bytes[i]) : 0u; };
+  for (std::size_t i = 0; i < bytes.size();) {
+    const unsigned first = at(i);
+    const std::size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (length == 0 || first > 0xf4) return false;
+    for (std::size_t j = 1; j < length; ++j) {
+      if ((at(i + j) & 0xc0u) != 0x80) return false;
+    }
+    const unsigned second = at(i + 1);  // decides overlong forms, surrogates and what is above U+10FFFF
+    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f)) return false;
+    if ((first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) return false;
+    i += length;
+  }
+  return true;
+}
+
 std::vector<std::string> nearest_names(std::string_view name, std::span<const std::string> candidates,
                                        std::size_t count) {
   if (name.empty() || name.size() > 200) return {};

@@ -29,6 +29,9 @@ std::vector<std::string> split(std::string_view text, char separator);
 /// `text` without leading and trailing spaces and tabs.
 std::string_view trimmed(std::string_view text);
 
+/// Whether `bytes` are valid UTF-8: no overlong form, no surrogate, nothing above U+10FFFF.
+bool is_utf8(std::string_view bytes);
+
 /// Up to `count` of `candidates` that `name` may have been meant to be, best first: a small edit distance, or one
 /// contained in the other.
 std::vector<std::string> nearest_names(std::string_view name, std::span<const std::string> candidates,

@@ -42,8 +42,10 @@ std::uint64_t planned_bytes(const Layout& layout);
 
 /// Writes one captured run. The layout on disk, and what is promised after a crash, is in store/format.h.
 ///
-/// The file is named "<path>.partial" from the moment it is valid until finish(). write_rows and write_statistics: any
-/// thread, at disjoint places; the others: one thread, while no other call runs.
+/// The file is named "<path>.partial" from the moment it is valid until finish(). write_rows, write_statistics,
+/// write_top_k and mark_complete: any thread, at disjoint places; commit: one thread at a time, while those go on; all
+/// else: one thread, while no other call runs. Dropping a Writer without finish() leaves the partial file, with what
+/// was committed.
 class Writer {
  public:
   enum class IfExists {
@@ -52,15 +54,16 @@ class Writer {
     resume,     // a partial file of this layout is continued; without one the run starts afresh
   };
 
-  /// Creates or continues the file. Throws Error(usage) when it exists and may not be touched, Error(input), naming the
-  /// first difference, when a partial file is of another run, Error(resource) when the disk has not enough space.
+  /// Creates or continues the file. Throws Error(usage) when it exists and may not be touched or another run writes it,
+  /// Error(input), naming the first difference, when a partial or finished file is of another run, Error(resource) when
+  /// the disk has not enough space (before anything is touched).
   /// With `resume` and a finished file that matches: is_finished() is true and nothing else may be called.
   Writer(std::filesystem::path path, const Layout& layout, IfExists if_exists);
   ~Writer();
   Writer(Writer&&) noexcept;
 
   bool is_finished() const;
-  /// Is this on the disk for sure, from an earlier run? Statistics of it are there too.
+  /// Was this on the disk for sure when this Writer was made, from an earlier run? Statistics of it are there too.
   bool is_complete(std::size_t point, std::int64_t prompt) const;
   /// How many bytes of captures an earlier run left complete.
   std::uint64_t resumed_bytes() const;
@@ -69,22 +72,27 @@ class Writer {
   void write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows);
   /// Reads such rows back: for a run that restarts from a captured layer.
   void read_rows(std::size_t point, std::int64_t first_row, std::span<std::byte> rows) const;
+  /// Of the point's rows of one prompt, row numbers counted from the prompt's first row.
   void write_statistics(std::size_t point, std::int64_t prompt, const Statistics& statistics);
-  /// Row `row` of /topk; ids and logits are [top_k].
+  /// Row `row` of /topk; ids and logits are [top_k]. Complete together with the point that it ranks.
   void write_top_k(std::int64_t row, std::span<const std::int32_t> ids, std::span<const float> logits);
 
-  /// Marks the point complete for the prompt once its data is on the disk: at the next commit().
+  /// Marks the point complete for the prompt once its data is on the disk: at the next commit(). Call it when the rows
+  /// and the statistics have been written.
   void mark_complete(std::size_t point, std::int64_t prompt);
   /// fdatasync of the data, then the marks, then fdatasync of the marks.
   void commit();
 
-  /// Of each point over all prompts, put together in order from what write_statistics stored (in any run).
+  /// Of each point over all complete prompts, put together in order from what write_statistics stored (in any run).
+  /// After commit().
   std::vector<Statistics> statistics() const;
 
-  /// Text of the top-k tokens, one an entry of /topk/ids in order; before finish().
+  /// [num_rows, top_k], of this run and of the one it continues.
+  std::vector<std::int32_t> top_k_ids() const;
+  /// Text of the top-k tokens, one an entry of top_k_ids(); before finish(). A text is cut at 256 bytes.
   void write_top_k_texts(std::span<const std::string> texts);
-  /// Commits, writes the totals and `information` (end time and the like), closes, gives the file its final name. Call
-  /// once, last; throws where the destructor could not.
+  /// Commits, writes the totals and `information` (end time and the like), closes, gives the file its final name. Every
+  /// point must be marked complete for every prompt. Call once, last; throws where the destructor could not.
   void finish(const Attributes& information);
 
  private:
