@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "tests/support/fetched.h"
-#include "tests/support/temporary_folder.h"
+#include "tests/support/temp_folder.h"
 #include "tests/tokenizer/corpus.h"
 #include "weights/checkpoint.h"
 
@@ -22,7 +22,7 @@ TEST_CASE("every behaviour of Split and every construct of patterns give the ids
 }
 
 TEST_CASE("DeepSeek's own tokenizer.json gives the ids of the tokenizers package") {
-  test::TemporaryFolder folder;
+  const test::TempFolder folder;
   std::filesystem::copy_file(test::deepseek_tokenizer(), folder.path() / "tokenizer.json");
   test::check_corpus(Tokenizer::from_folder(folder.path()), "deepseek-real");
 }
