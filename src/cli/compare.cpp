@@ -12,7 +12,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command.h"
-#include "cli/progress.h"
+#include "cli/share_done.h"
 #include "cli/table.h"
 #include "store/reader.h"
 
@@ -240,9 +240,10 @@ ExitCode run(const CompareOptions& options) {
   const compare::Rules rules = rules_of(options);
   const store::Reader reference(options.reference);
   const store::Reader candidate(options.candidate);
-  Progress progress("comparing");
-  const Report report = compare::compare_runs(reference, candidate, rules, [&](double share) { progress.show(share); });
-  progress.finish();
+  ShareDone share_done("comparing");
+  const Report report =
+      compare::compare_runs(reference, candidate, rules, [&](double share) { share_done.show(share); });
+  share_done.finish();
   if (options.json) {
     std::cout << json_of(report).dump(2) << "\n";
   } else {

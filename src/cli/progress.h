@@ -1,30 +1,30 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <string>
+
+#include "runtime/session.h"
 
 namespace layerprobe::cli {
 
-/// One line on stderr that says how far a long step is, once a second, and only where stderr is a terminal.
+/// Shows a run's steps on stderr: one line that is written over once a second on a terminal, a line a minute elsewhere.
 class Progress {
  public:
-  explicit Progress(std::string doing);
-  ~Progress() { finish(); }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
+  explicit Progress(bool quiet);
+  /// Ends the line that is being written over.
+  ~Progress();
 
-  /// `share` is 0 to 1. Cheap: most calls only look at the clock.
-  void show(double share);
-  /// Takes the line away.
-  void finish();
+  runtime::Watch watch();
 
  private:
-  using Clock = std::chrono::steady_clock;
-  std::string doing_;
-  bool is_terminal_;
-  bool is_shown_ = false;
-  Clock::time_point started_ = Clock::now();
-  Clock::time_point last_ = started_;
+  void show(const runtime::Watch::Step& step);
+  void end_line();
+
+  bool quiet_;
+  bool on_terminal_;
+  bool line_is_open_ = false;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace layerprobe::cli
