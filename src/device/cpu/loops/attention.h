@@ -52,10 +52,10 @@ template <typename A>
 /// Scores of one row, keys [0, count), of which those in `seen` are seen: replaced by their exponentials, 0 for the
 /// others. The row's maximum, sum and output so far follow.
 ///
-/// They stay f32 here. torch 2.11's kernel on the CPU rounds them to the tensors' dtype before it multiplies them with the
-/// values (in blocks of 512 keys; the sum is of the unrounded ones), with one key and value head or several, with the
-/// causal flag or a mask. On bf16 N(0, 1) inputs of 256 tokens and head_dim 64 its result is 1.95e-3 from f64 and ours
-/// 1.59e-3, which is the final rounding alone: never more than torch's own error.
+/// They stay f32 here. torch 2.11's kernel on the CPU rounds them to the tensors' dtype before it multiplies them with
+/// the values (in blocks of 512 keys; the sum is of the unrounded ones), with one key and value head or several, with
+/// the causal flag or a mask. On bf16 N(0, 1) inputs of 256 tokens and head_dim 64 its result is 1.95e-3 from f64 and
+/// ours 1.59e-3, which is the final rounding alone: never more than torch's own error.
 template <typename A>
 inline void take_exponentials(A* scores, std::int64_t count, Rows seen, A scaling, A& max, A& sum, A* out,
                               std::int64_t out_columns) {
