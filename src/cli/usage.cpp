@@ -60,8 +60,34 @@ std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** arg
     const bool stays = first == "--help" || first == "-h" || first == "--version" || is_subcommand(first);
     if (!stays) arguments.insert(arguments.begin(), "run");
   }
+  constexpr std::string_view kPrompt = "--prompt";
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == kPrompt && i + 1 < arguments.size()) {
+      ++i;
+      arguments[i].insert(arguments[i].begin(), kTextMark);
+    } else if (arguments[i].starts_with(std::string(kPrompt) + "=")) {
+      arguments[i].insert(kPrompt.size() + 1, 1, kTextMark);
+    }
+  }
   std::reverse(arguments.begin(), arguments.end());
   return arguments;
+}
+
+std::string command_line_text(int argc, char** argv) {
+  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./_-";
+  std::string out;
+  for (int i = 0; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    out += i == 0 ? "" : " ";
+    if (!word.empty() && word.find_first_not_of(kPlain) == std::string_view::npos) {
+      out += word;
+      continue;
+    }
+    out += '\'';
+    for (const char letter : word) out += letter == '\'' ? std::string("'\\''") : std::string(1, letter);
+    out += '\'';
+  }
+  return out;
 }
 
 bool print_config_if_asked(const CLI::App& app) {

@@ -246,6 +246,23 @@ inline F32 exponential(F32 x) {
   return x < -87.0f ? F32{} : p;
 }
 
+/// e^x for x <= 0 to 4 digits, 0 below the smallest normal number, NaN for NaN: 2^23 times (x log2(e) less a cubic in
+/// its fraction) plus the exponent's bias is the result's bit pattern. Malossi et al. 2015, "Fast exponential
+/// computation on SIMD architectures"; coefficients of torch's fexp_u20.
+inline F32 fast_exponential(F32 x) {
+  const F32 clamped = x < -87.3365447505531f ? (F32{} - 87.0f) : x;
+  const F32 y = clamped * 1.44269504f;
+  const F32 whole = __builtin_convertvector(__builtin_convertvector(y, I32), F32);
+  const F32 fraction = y - (whole > y ? whole - 1.0f : whole);
+  F32 cubic = multiply_add(fraction, F32{} - 0.079204240219773236f, F32{} - 0.22433836478672356f);
+  cubic = multiply_add(fraction, cubic, F32{} + 0.30354260500649682f);
+  cubic = multiply_add(fraction, cubic, F32{} + 0.00010703434948458272f);
+  const F32 bits = multiply_add(y - cubic, F32{} + 0x1p23f, F32{} + 127 * 0x1p23f);
+  const F32 value = (F32) __builtin_convertvector(bits, I32);
+  const F32 in_range = x < -87.3365447505531f ? F32{} : value;
+  return x == x ? in_range : x;
+}
+
 inline F64 exponential(F64 x) {
   for (std::int64_t lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_exp(x[lane]);
   return x;
