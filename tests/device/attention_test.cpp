@@ -66,15 +66,17 @@ TEST_CASE("attention agrees with the f64 formula on every device") {
                                      {{33, 64}, 4, 2, 64, 0},    {{300, 17}, 2, 1, 64, 0},    {{530}, 1, 1, 33, 0},
                                      {{300}, 2, 1, 16, 1},       {{70, 300}, 2, 1, 24, 40},   {{600}, 1, 1, 128, 257},
                                      {{64, 64, 64}, 9, 3, 64, 0}};
-  for (const auto& ops : test::devices()) {
-    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
-      for (const Shape& shape : shapes) {
+  const auto devices = test::devices();
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    for (const Shape& shape : shapes) {
+      const AttentionInputs inputs = inputs_of(shape, dtype);
+      const Values expected = test::attention_in_f64(inputs);
+      for (const auto& ops : devices) {
         CAPTURE(ops->code_path());
         CAPTURE(name_of(dtype));
         CAPTURE(shape.head_dim);
         CAPTURE(shape.sliding_window);
-        const AttentionInputs inputs = inputs_of(shape, dtype);
-        CHECK(test::rel_l2(attention(*ops, inputs, 3), test::attention_in_f64(inputs)) <= test::tolerance(dtype));
+        CHECK(test::rel_l2(attention(*ops, inputs, 3), expected) <= test::tolerance(dtype));
       }
     }
   }
@@ -95,15 +97,18 @@ TEST_CASE("attention of a prompt does not depend on its neighbours") {
 
 TEST_CASE("attention of a token does not depend on what comes after it") {
   for (const auto& ops : test::devices()) {
-    const AttentionInputs inputs = inputs_of({{290}, 2, 1, 20, 0}, Dtype::bf16);
-    const Values all = attention(*ops, inputs);
-    for (const std::int64_t count : {1, 7, 8, 63, 64, 65, 257}) {
-      AttentionInputs shorter = prompt_of(inputs, 0);
-      shorter.query_states = test::rows_of(shorter.query_states, 0, count);
-      shorter.key_states = test::rows_of(shorter.key_states, 0, count);
-      shorter.value_states = test::rows_of(shorter.value_states, 0, count);
-      shorter.cu_seqlens = {0, count};
-      CHECK(attention(*ops, shorter) == test::rows_of(all, 0, count));
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+      const AttentionInputs inputs = inputs_of({{290}, 2, 1, 20, 0}, dtype);
+      const Values all = attention(*ops, inputs);
+      for (const std::int64_t count : {1, 7, 8, 63, 64, 65, 257}) {
+        AttentionInputs other = inputs_of({{290}, 2, 1, 20, 0}, dtype);
+        for (Values* values : {&other.query_states, &other.key_states, &other.value_states}) {
+          for (std::int64_t i = count * values->columns; i < values->rows * values->columns; ++i) {
+            values->data[static_cast<std::size_t>(i)] *= -2;
+          }
+        }
+        CHECK(test::rows_of(attention(*ops, other), 0, count) == test::rows_of(all, 0, count));
+      }
     }
   }
 }
