@@ -31,4 +31,10 @@ TEST_CASE("no argument at all is an error that points to the help") {
   CHECK(finished.err.ends_with("help: layerprobe --help lists the options\n"));
 }
 
+TEST_CASE("what stands in an error cannot steer the terminal") {
+  const test::Finished finished = test::run_layerprobe({"inspect", "no\x1b[31m-such.h5"});
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.err.starts_with("error: no\\x1b[31m-such.h5: no such file\n  help: "));
+}
+
 }  // namespace layerprobe
