@@ -4,7 +4,8 @@
     scripts/gguf_to_hf.py MODEL.gguf FOLDER [--dtype bfloat16|float32]
 
 transformers then runs the very weights that layerprobe reads from the GGUF, so that the two can be compared. The
-tokenizer is not written. Needs numpy and the `gguf` package; knows the llama, qwen2 and qwen3 architectures.
+tokenizer is not written. Needs numpy and the `gguf` package; knows the llama (also Mistral), qwen2 and qwen3
+architectures.
 """
 import argparse
 import json
@@ -58,17 +59,19 @@ def config_of(values, names, shapes, dtype):
         "tie_word_embeddings": "output.weight" not in names,
         "torch_dtype": dtype,
     }
-    if get("attention.key_length"):
-        config["head_dim"] = get("attention.key_length")
+    config["head_dim"] = get("attention.key_length", config["hidden_size"] // config["num_attention_heads"])
+    if architecture == "llama" and get("attention.sliding_window"):
+        config.update(architectures=["MistralForCausalLM"], model_type="mistral",
+                      sliding_window=get("attention.sliding_window"))
     if get("rope.scaling.type") in ("linear", "yarn"):
         config["rope_scaling"] = {"rope_type": get("rope.scaling.type"), "factor": get("rope.scaling.factor")}
         if get("rope.scaling.original_context_length"):
             config["rope_scaling"]["original_max_position_embeddings"] = get("rope.scaling.original_context_length")
     if architecture == "llama" and "blk.0.attn_q.bias" in names:
         config["attention_bias"] = True
-    for key, token in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
-        if f"tokenizer.ggml.{token}" in values:
-            config[key] = values[f"tokenizer.ggml.{token}"]
+    for key in ("bos_token_id", "eos_token_id"):
+        if f"tokenizer.ggml.{key}" in values:
+            config[key] = values[f"tokenizer.ggml.{key}"]
     return config
 
 
@@ -104,6 +107,8 @@ def main():
     shapes = {tensor.name: [int(dim) for dim in reversed(tensor.shape)] for tensor in reader.tensors}
     config = config_of(metadata(reader), set(shapes), shapes, options.dtype)
 
+    is_interleaved = config["model_type"] in ("llama", "mistral")
+
     item_bytes = {"bfloat16": 2, "float32": 4}[options.dtype]
     header, end = {"__metadata__": {"format": "pt"}}, 0
     tensors = [tensor for tensor in reader.tensors if tensor.name != "rope_freqs.weight"]
@@ -121,7 +126,7 @@ def main():
         for tensor in tensors:
             values = dequantize(tensor.data, tensor.tensor_type).reshape(shapes[tensor.name])
             module = tensor.name.split(".")[-2]
-            if config["model_type"] == "llama" and module in ("attn_q", "attn_k"):
+            if is_interleaved and module in ("attn_q", "attn_k"):
                 values = uninterleaved(values, config["num_attention_heads" if module == "attn_q" else
                                                       "num_key_value_heads"])
             out.write(bytes_of(values, options.dtype))

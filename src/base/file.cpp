@@ -134,7 +134,11 @@ bool File::try_lock() const {
   struct flock whole {};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
-  return ::fcntl(descriptor(), F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES);
+  if (::fcntl(descriptor(), F_OFD_SETLK, &whole) != 0 && (errno == EAGAIN || errno == EACCES)) return false;
+  struct stat held {
+  }, named{};  // the one that had the lock may have renamed the file between open and here
+  return ::fstat(descriptor(), &held) == 0 && ::stat(path_.c_str(), &named) == 0 && held.st_dev == named.st_dev &&
+         held.st_ino == named.st_ino;
 }
 
 void File::move_to(const std::filesystem::path& path) {

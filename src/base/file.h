@@ -39,8 +39,8 @@ class File {
   void allocate(std::uint64_t offset, std::uint64_t size) const;
   /// Returns once all that was written is on the disk (fdatasync).
   void sync_data() const;
-  /// Takes the lock that lets one writer at a time hold a file, until the file is closed; false when another holds it.
-  /// Readers are not kept out. True as well where the file system has no locks.
+  /// Takes the lock that lets one writer at a time hold a file, until the file is closed; false when another holds it,
+  /// or path() is no longer this file. Readers are not kept out. Where the file system has no locks, nobody is.
   bool try_lock() const;
   /// rename_durably to `path`; this stays open.
   void move_to(const std::filesystem::path& path);

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kMaxTextBytes = 100'000'000;
 constexpr std::size_t kMaxDepth = 100;
+constexpr std::size_t kMaxValues = 5'000'000;  // a value takes up to 100 bytes of memory, and as few as 2 of the text
 
 /// Builds a Json from the parser's events, so that what is refused is refused before it takes memory.
 class Builder {
@@ -66,6 +67,7 @@ class Builder {
     return value(std::move(done));
   }
   bool value(Json given) {
+    if (++num_values_ > kMaxValues) throw refuse(text("holds more than ", kMaxValues, " values"));
     if (open_.empty()) {
       root_ = std::move(given);
     } else if (open_.back().container.is_array()) {
@@ -79,6 +81,7 @@ class Builder {
   const std::string& where_;
   Json root_;
   std::vector<Open> open_;
+  std::size_t num_values_ = 0;
 };
 
 nlohmann::ordered_json converted(const Json& json) {

@@ -30,7 +30,8 @@ class Json {
   Json(Object members) : value_(std::move(members)) {}
 
   /// Reads UTF-8 JSON text. Throws Error(input) with `where` (a file, or a file and what in it) and the position when
-  /// it is no JSON, a name stands twice in one object, it is nested deeper than 100, or its text is over 100 MB.
+  /// it is no JSON, a name stands twice in one object, it is nested deeper than 100, or it is over 100 MB or 5 million
+  /// values.
   static Json parse(std::string_view text, const std::string& where);
 
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <ostream>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -102,6 +104,19 @@ std::string number_text(double value) {
 std::string error_text(double value) {
   if (value == 0) return "0";
   return formatted("%.2e", value);
+}
+
+std::string fixed_text(double value, int decimals) {
+  std::array<char, 64> out{};
+  std::snprintf(out.data(), out.size(), "%.*f", decimals, value);
+  return out.data();
+}
+
+std::string exact_text(double value) {
+  std::array<char, 64> out{};
+  const auto [end, problem] = std::to_chars(out.data(), out.data() + out.size(), value);
+  expect(problem == std::errc{}, "a number's digits fit");
+  return {out.data(), end};
 }
 
 }  // namespace layerprobe::cli

@@ -39,5 +39,9 @@ std::string printable(std::string_view text);
 std::string number_text(double value);
 /// As number_text, always with an exponent: "1.23e-05"; "0" for 0.
 std::string error_text(double value);
+/// With that many decimals: "0.999999".
+std::string fixed_text(double value, int decimals);
+/// As few digits as give the same f64 again.
+std::string exact_text(double value);
 
 }  // namespace layerprobe::cli

@@ -243,6 +243,10 @@ void expect_consistent(const Layout& layout) {
     expect(point.width > 0, "a point has a width");
     expect(!stored || !has_means || point.dtype == Dtype::f32, "means are stored as f32");
   }
+  for (const auto& [name, value] : layout.identity) {
+    expect(!layout.information.contains(name), "an attribute is identity or information, not both");
+    expect(name != "format_version", "format_version is the writer's own");
+  }
 }
 
 std::uint64_t planned_bytes(const Layout& layout) {

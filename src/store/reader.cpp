@@ -95,17 +95,19 @@ Reader::TopK Reader::top_k() const {
   std::vector<std::int64_t> offsets(count + 1);
   file.read_at(contents.top_k_text_offsets.offset, std::as_writable_bytes(std::span(offsets)));
   const auto available = static_cast<std::int64_t>(contents.top_k_text_bytes.bytes);
+  for (std::size_t i = 0; i <= count; ++i) {
+    const std::int64_t least = i == 0 ? 0 : offsets[i - 1];
+    if (offsets[i] >= least && offsets[i] <= available) continue;
+    throw Error({.kind = ErrorKind::input,
+                 .where = path().string() + ": /topk/text_offsets",
+                 .what = text("element ", i, " is ", offsets[i], " where ", least, " to ", available, " is expected"),
+                 .fix = "the file is damaged; make or fetch it again"});
+  }
+  std::string bytes(static_cast<std::size_t>(offsets.back()), '\0');
+  file.read_at(contents.top_k_text_bytes.offset, std::as_writable_bytes(std::span(bytes)));
   for (std::size_t i = 0; i < count; ++i) {
-    if (offsets[i] < 0 || offsets[i + 1] < offsets[i] || offsets[i + 1] > available) {
-      throw Error(
-          {.kind = ErrorKind::input,
-           .where = path().string() + ": /topk/text_offsets",
-           .what = text("entry ", i, " goes from ", offsets[i], " to ", offsets[i + 1], " of ", available, " bytes"),
-           .fix = "the file is damaged; make or fetch it again"});
-    }
-    top_k.texts[i].resize(static_cast<std::size_t>(offsets[i + 1] - offsets[i]));
-    file.read_at(contents.top_k_text_bytes.offset + static_cast<std::uint64_t>(offsets[i]),
-                 std::as_writable_bytes(std::span(top_k.texts[i])));
+    top_k.texts[i] =
+        bytes.substr(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(offsets[i + 1] - offsets[i]));
   }
   return top_k;
 }

@@ -58,6 +58,7 @@ std::vector<Statistics> joined_statistics(const File& file, const Contents& cont
     for (std::int64_t prompt = 0; prompt < num_prompts; ++prompt) {
       if (!contents.is_complete(point, prompt)) continue;
       const Statistics& statistics = per_prompt[static_cast<std::size_t>(prompt)];
+      if (statistics.count == 0) continue;  // no rows: all measures are zero, which min and max must not take in
       const std::int64_t first_row = contents.first_row(point, prompt);
       const ProbePoint& described = contents.points[point].point;
       expect_possible(file, statistics, contents.first_row(point, prompt + 1) - first_row, described.width,

@@ -44,6 +44,12 @@ void expect_lock(const File& file) {
   throw exists_error(file.path(), "another run is writing it", "wait for it to end, or choose another --output");
 }
 
+void expect_replaceable(const fs::path& path) {
+  if (fs::exists(path) && !fs::is_regular_file(path)) {
+    throw exists_error(path, "is no regular file", "choose another --output");
+  }
+}
+
 void expect_untouched(const fs::path& path) {
   if (fs::exists(path)) {
     throw exists_error(path, "exists already", "--overwrite replaces it; or choose another --output");
@@ -73,12 +79,13 @@ void expect_space(const fs::path& path, const Layout& layout, std::uint64_t recl
 }
 
 /// A new partial file, valid from the moment it has that name.
-File create_partial(const fs::path& path, const Layout& layout) {
+File create_partial(const fs::path& path, const Layout& layout, bool overwrite) {
   const fs::path unready = unready_path(path);
   expect_space(path, layout, size_or_zero(unready) + size_or_zero(partial_path(path)));
   File file = File::open_or_create(unready);
   expect_lock(file);
-  if (fs::exists(partial_path(path))) {  // --overwrite
+  if (fs::exists(partial_path(path))) {
+    if (!overwrite) expect_untouched(path);  // it came while we looked
     expect_lock(File::open_for_writing(partial_path(path)));
     fs::remove(partial_path(path));
   }
@@ -192,6 +199,7 @@ void Writer::State::write_marks(std::vector<std::size_t> marks) {
 
 Writer::Writer(fs::path path, const Layout& layout, IfExists if_exists) {
   expect_consistent(layout);
+  expect_replaceable(path);
   if (if_exists == IfExists::refuse) expect_untouched(path);
   const bool continues = if_exists == IfExists::resume && fs::exists(partial_path(path));
   if (if_exists == IfExists::resume && !continues && fs::exists(path)) {
@@ -204,7 +212,7 @@ Writer::Writer(fs::path path, const Layout& layout, IfExists if_exists) {
     return;
   }
   if (!continues) {
-    state_ = std::make_unique<State>(path, create_partial(path, layout));
+    state_ = std::make_unique<State>(path, create_partial(path, layout, if_exists == IfExists::overwrite));
     return;
   }
   File file = File::open_for_writing(partial_path(path));

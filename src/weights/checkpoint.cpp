@@ -68,6 +68,24 @@ fs::path existing_path(const std::string& model) {
                       "Hugging Face cache"});
 }
 
+std::string read_config_file(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::exists(path, ignored)) return read_text_file(path);
+  throw Error({.kind = ErrorKind::input,
+               .where = path.string(),
+               .what = "no such file; it says what the weights beside it are",
+               .fix = "fetch the model's config.json into the folder"});
+}
+
+Json parse_config(const std::string& bytes, const fs::path& path) {
+  Json config = Json::parse(bytes, path.string());
+  if (config.is_object()) return config;
+  throw Error({.kind = ErrorKind::input,
+               .where = path.string(),
+               .what = text("is of kind ", config.kind(), "; an object is due"),
+               .fix = "fetch the model's config.json again"});
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(std::unique_ptr<State> state) : state_(std::move(state)) {
@@ -82,10 +100,9 @@ Checkpoint Checkpoint::open(const std::string& model) {
   state->path = existing_path(model);
   if (fs::is_directory(state->path)) {
     state->display_name = folder_name(state->path);
-    const fs::path config_path = state->path / "config.json";
     SafetensorsFolder folder = open_safetensors_folder(state->path);
-    state->config_bytes = read_text_file(config_path);
-    state->config = Json::parse(state->config_bytes, config_path.string());
+    state->config_bytes = read_config_file(state->path / "config.json");
+    state->config = parse_config(state->config_bytes, state->path / "config.json");
     state->files = std::move(folder.files);
     state->tensors = std::move(folder.tensors);
     restore_base_model_prefix(state->tensors);
@@ -131,55 +148,9 @@ std::string Checkpoint::hash() const {
   return sha.hex();
 }
 
-std::optional<Checkpoint::GgufTokenizer> Checkpoint::gguf_tokenizer() const {
+std::optional<GgufTokenizer> Checkpoint::gguf_tokenizer() const {
   if (!is_gguf()) return std::nullopt;
-  const GgufHeader& header = *state_->gguf_header;
-  const File& file = state_->files.front();
-  const auto refuse = [&](const std::string& key, std::string what) {
-    return Error({.kind = ErrorKind::input,
-                  .where = file.path().string(),
-                  .what = text("key ", key, ": ", what),
-                  .fix = "the file is damaged; fetch it again"});
-  };
-  const auto value_of = [&](const std::string& key) {
-    const auto found = header.values.find(key);
-    return found == header.values.end() ? nullptr : &found->second;
-  };
-  const auto string_of = [&](const std::string& key) {
-    const Json* value = value_of(key);
-    if (value != nullptr && !value->is_string()) throw refuse(key, text("is a ", value->kind(), "; a string is due"));
-    return value == nullptr ? std::string() : value->string();
-  };
-  const auto array_of = [&](const std::string& key) {
-    const auto found = header.arrays.find(key);
-    return found == header.arrays.end() ? GgufArray{GgufType::string, 0, 0} : found->second;
-  };
-
-  GgufTokenizer out;
-  out.model = string_of("tokenizer.ggml.model");
-  out.pre = string_of("tokenizer.ggml.pre");
-  out.tokens = read_strings(file, array_of("tokenizer.ggml.tokens"), "tokenizer.ggml.tokens");
-  out.merges = read_strings(file, array_of("tokenizer.ggml.merges"), "tokenizer.ggml.merges");
-  const std::string types_key = "tokenizer.ggml.token_type";
-  if (header.arrays.contains(types_key)) {
-    out.token_types = read_int32s(file, array_of(types_key), types_key);
-    if (out.token_types.size() != out.tokens.size()) {
-      throw refuse(types_key, text("has ", out.token_types.size(), " items for ", out.tokens.size(), " tokens"));
-    }
-  }
-  const auto token_id_of = [&](const std::string& key) -> std::int64_t {
-    const Json* value = value_of(key);
-    if (value == nullptr) return -1;
-    const auto num_tokens = static_cast<std::int64_t>(out.tokens.size());
-    if (value->is_integer() && value->integer() >= 0 && value->integer() < num_tokens) return value->integer();
-    throw refuse(key, text("is ", value->dump().substr(0, 40), "; there are ", num_tokens, " tokens"));
-  };
-  out.bos_token_id = token_id_of("tokenizer.ggml.bos_token_id");
-  out.eos_token_id = token_id_of("tokenizer.ggml.eos_token_id");
-  if (const Json* value = value_of("tokenizer.ggml.add_bos_token"); value != nullptr && value->is_boolean()) {
-    out.add_bos_token = value->boolean();
-  }
-  return out;
+  return read_gguf_tokenizer(state_->files.front(), *state_->gguf_header);
 }
 
 }  // namespace layerprobe::weights

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -39,7 +40,8 @@ std::int64_t count_of(const File& file, const GgufHeader& header, const char* ke
 }
 
 void append_part(const std::filesystem::path& path, std::int64_t part, std::int64_t count, GgufFiles& out) {
-  if (!std::filesystem::exists(path)) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) {
     throw refuse(path, text("is missing: part ", part + 1, " of ", count), "fetch all parts into one folder");
   }
   File file = File::open_for_reading(path);

@@ -5,9 +5,7 @@
 #include <bit>
 #include <charconv>
 #include <cmath>
-#include <numeric>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "base/error.h"

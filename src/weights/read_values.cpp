@@ -74,7 +74,8 @@ void read_values(const File& file, const TensorInfo& tensor, Dtype dtype, std::b
   }
   const std::int64_t num_elements = tensor.num_elements();
   const std::int64_t num_pieces = (num_elements + kPieceElements - 1) / kPieceElements;
-  std::exception_ptr failure;  // an exception must not leave a parallel region
+  std::exception_ptr failure;  // of the first piece that has one: an exception must not leave a parallel region
+  std::int64_t failed_piece = num_pieces;
 #pragma omp parallel if (num_pieces > 1)
   {
     std::vector<std::byte> stored;
@@ -85,7 +86,10 @@ void read_values(const File& file, const TensorInfo& tensor, Dtype dtype, std::b
         read_piece(file, {tensor, dtype, begin, std::min(begin + kPieceElements, num_elements)}, stored, out);
       } catch (...) {
 #pragma omp critical(read_values_failure)
-        failure = std::current_exception();
+        if (i < failed_piece) {
+          failed_piece = i;
+          failure = std::current_exception();
+        }
       }
     }
   }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -21,7 +22,7 @@ Error refuse(const File& file, std::string what, const char* fix = kDamaged) {
   return Error({.kind = ErrorKind::input, .where = file.path().string(), .what = std::move(what), .fix = fix});
 }
 
-Error refuse(const File& file, const std::string& tensor, std::string what, const char* fix = kDamaged) {
+Error refuse_tensor(const File& file, const std::string& tensor, std::string what, const char* fix = kDamaged) {
   return refuse(file, text("tensor ", tensor, ": ", what), fix);
 }
 
@@ -56,30 +57,31 @@ std::optional<std::vector<std::int64_t>> integers_of(const Json* json) {
 
 /// One entry of the header; its offset still counts from the data's first byte.
 TensorInfo tensor_of(const File& file, const std::string& name, const Json& entry, std::uint64_t data_bytes) {
-  if (!entry.is_object()) throw refuse(file, name, text("is described by a ", entry.kind(), " where an object is due"));
+  if (!entry.is_object())
+    throw refuse_tensor(file, name, text("its entry is of kind ", entry.kind(), "; an object is due"));
   const Json* dtype = entry.find("dtype");
-  if (dtype == nullptr || !dtype->is_string()) throw refuse(file, name, "has no dtype");
+  if (dtype == nullptr || !dtype->is_string()) throw refuse_tensor(file, name, "has no dtype");
   const std::optional<Storage> storage = storage_of_safetensors(dtype->string());
   if (!storage) {
-    throw refuse(file, name, text("dtype ", dtype->string().substr(0, 40), " is not known"),
-                 "known are F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL F8_E4M3 F8_E5M2 F8_E8M0");
+    throw refuse_tensor(file, name, text("dtype ", dtype->string().substr(0, 40), " is not known"),
+                        "known are F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL F8_E4M3 F8_E5M2 F8_E8M0");
   }
   std::optional<std::vector<std::int64_t>> shape = integers_of(entry.find("shape"));
-  if (!shape) throw refuse(file, name, "its shape is no list of sizes");
+  if (!shape) throw refuse_tensor(file, name, "its shape is no list of sizes");
   const auto offsets = integers_of(entry.find("data_offsets"));
-  if (!offsets || offsets->size() != 2) throw refuse(file, name, "its data_offsets are no pair of offsets");
+  if (!offsets || offsets->size() != 2) throw refuse_tensor(file, name, "its data_offsets are no pair of offsets");
   const auto begin = static_cast<std::uint64_t>((*offsets)[0]);
   const auto end = static_cast<std::uint64_t>((*offsets)[1]);
   if (begin > end || end > data_bytes) {
-    throw refuse(file, name,
-                 text("data_offsets ", begin, " to ", end, ", where the file has ", data_bytes, " bytes of data"));
+    throw refuse_tensor(
+        file, name, text("data_offsets ", begin, " to ", end, ", where the file has ", data_bytes, " bytes of data"));
   }
   const std::optional<std::uint64_t> bytes = bytes_of(*shape, *storage);
-  if (!bytes) throw refuse(file, name, text("shape ", shape_text(*shape), " overflows"));
+  if (!bytes) throw refuse_tensor(file, name, text("shape ", shape_text(*shape), " overflows"));
   if (*bytes != end - begin) {
-    throw refuse(file, name,
-                 text("shape ", shape_text(*shape), " of ", name_of(*storage), " takes ", *bytes,
-                      " bytes, but data_offsets give it ", end - begin));
+    throw refuse_tensor(file, name,
+                        text("shape ", shape_text(*shape), " of ", name_of(*storage), " takes ", *bytes,
+                             " bytes, but data_offsets give it ", end - begin));
   }
   return {.name = name, .storage = *storage, .shape = std::move(*shape), .offset = begin, .bytes = *bytes};
 }
@@ -95,7 +97,7 @@ void check_coverage(const File& file, const std::vector<TensorInfo>& tensors, st
   const std::string* before = nullptr;
   for (const std::size_t i : order) {
     const TensorInfo& tensor = tensors[i];
-    if (tensor.offset < covered) throw refuse(file, tensor.name, text("overlaps tensor ", *before));
+    if (tensor.offset < covered) throw refuse_tensor(file, tensor.name, text("overlaps tensor ", *before));
     if (tensor.offset > covered) {
       throw refuse(file, text("bytes ", covered, " to ", tensor.offset, " of the data belong to no tensor"));
     }
@@ -112,7 +114,7 @@ void check_coverage(const File& file, const std::vector<TensorInfo>& tensors, st
 std::vector<TensorInfo> read_safetensors_header(const File& file, int file_index) {
   const std::string header_text = read_header_text(file);
   const Json header = Json::parse(header_text, file.path().string() + ": header");
-  if (!header.is_object()) throw refuse(file, text("its header is a ", header.kind(), " where an object is due"));
+  if (!header.is_object()) throw refuse(file, text("its header is of kind ", header.kind(), "; an object is due"));
   const std::uint64_t data_begin = 8 + header_text.size();
   const std::uint64_t data_bytes = file.size() - data_begin;
   std::vector<TensorInfo> tensors;

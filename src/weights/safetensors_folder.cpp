@@ -107,7 +107,7 @@ Error no_weights(const fs::path& folder, const std::vector<std::string>& names) 
                   "fetch the index too");
   }
   if (!gguf.empty())
-    return refuse(folder, "holds no .safetensors file", text("name the GGUF: --model ", folder / gguf));
+    return refuse(folder, "holds no .safetensors file", text("name the GGUF: --model ", (folder / gguf).string()));
   if (!pickle.empty()) {
     return refuse(folder, text("holds no .safetensors file; ", pickle, " is a pickle, which can run code when read"),
                   "save it with transformers: AutoModelForCausalLM.from_pretrained(...).save_pretrained(folder)");

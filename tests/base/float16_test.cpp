@@ -15,6 +15,17 @@ TEST_CASE("every f16 and bf16 that is no NaN survives f32 and back") {
   }
 }
 
+TEST_CASE("an f16 has the value that IEEE 754 gives it") {
+  for (std::uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    const int exponent = static_cast<int>(bits >> 10);
+    const int mantissa = static_cast<int>(bits & 0x3ffu);
+    const double value = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+    REQUIRE(f32_of_f16(static_cast<std::uint16_t>(bits)) == value);
+    REQUIRE(f32_of_f16(static_cast<std::uint16_t>(bits | 0x8000u)) == -value);
+  }
+  CHECK(f32_of_f16(0x7c00) == std::numeric_limits<float>::infinity());
+}
+
 TEST_CASE("rounding is to nearest, ties to even") {
   CHECK(bf16_of_f32(1.0f + 0x1p-8f) == 0x3f80);      // half-way, even below
   CHECK(bf16_of_f32(1.0f + 3 * 0x1p-8f) == 0x3f82);  // half-way, even above

@@ -26,8 +26,17 @@ TEST_CASE("parse names the file and the place of what it refuses") {
   CHECK_THROWS_WITH_AS(Json::parse("{\"a\": 1,}", "config.json"), doctest::Contains("config.json: not valid JSON at"),
                        Error);
   CHECK_THROWS_WITH_AS(Json::parse("{\"a\": 1, \"a\": 2}", "config.json"), doctest::Contains("stands twice"), Error);
+  std::string wide = "{\"0\": 0";
+  for (int i = 1; i < 100; ++i) wide += ", \"" + std::to_string(i) + "\": 0";
+  CHECK(Json::parse(wide + "}", "x").members().size() == 100);
+  for (const char* name : {"0", "50", "99"}) {
+    CHECK_THROWS_WITH_AS(Json::parse(wide + ", \"" + name + "\": 0}", "x"), doctest::Contains("stands twice"), Error);
+  }
   CHECK_THROWS_WITH_AS(Json::parse(std::string(101, '['), "x"), doctest::Contains("nested deeper"), Error);
   CHECK_THROWS_AS(Json::parse("", "x"), Error);
+  std::string many = "[0";
+  for (int i = 0; i < 5'000'000; ++i) many += ",0";
+  CHECK_THROWS_WITH_AS(Json::parse(many + "]", "x"), doctest::Contains("holds more than 5000000 values"), Error);
   CHECK_THROWS_AS(Json::parse("{\"a\": \"\xff\"}", "x"), Error);
   CHECK_THROWS_AS(Json::parse("1e999", "x"), Error);
 }

@@ -1,0 +1,85 @@
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/text.h"
+#include "compare/compare.h"
+
+namespace layerprobe::compare {
+namespace {
+
+std::string scientific(double value) {
+  std::array<char, 32> out{};
+  std::snprintf(out.data(), out.size(), "%.2e", value);
+  return out.data();
+}
+
+/// Three digits, not below `value`: given to --max-rel-l2 it passes.
+std::string rounded_up(double value) {
+  const double unit = std::pow(10.0, std::floor(std::log10(value)) - 2);
+  for (double digits = std::ceil(value / unit) - 1;; ++digits) {
+    const std::string out = scientific(digits * unit);
+    if (std::strtod(out.c_str(), nullptr) >= value) return out;
+  }
+}
+
+std::string place(const Token& token) {
+  if (token.token < 0) return text("the mean of prompt ", token.prompt);
+  return text("prompt ", token.prompt, ", token ", token.token);
+}
+
+std::string points_text(std::size_t count) { return text(count, count == 1 ? " point" : " points"); }
+
+std::string what_would_pass(const Report& report) {
+  const double limit = report.passing_max_rel_l2();
+  if (report.rules.exact && limit == 0) return "; without --exact it agrees";
+  if (!std::isfinite(limit)) return "; no --max-rel-l2 would pass";
+  return "; --max-rel-l2 " + rounded_up(limit) + " would pass";
+}
+
+std::string divergence(const Difference& first, const Rules& rules) {
+  if (first.unmatched_non_finite > 0) {
+    const Element& at = *first.first_unmatched;
+    return text(first.unmatched_non_finite, " NaN or infinite on one side only, the first at ", place(at.token),
+                ", channel ", at.channel, ": ", at.candidate, " where the reference has ", at.reference);
+  }
+  std::string out = "rel_l2 " + scientific(first.rel_l2);
+  if (rules.exact) {
+    out += ", not the same bits";
+  } else {
+    out += " is over " + scientific(first.max_rel_l2);
+  }
+  if (first.worst_token) {
+    out += text(", worst token: ", place(first.worst_token->token), " (", scientific(first.worst_token->rel_l2), ")");
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string verdict(const Report& report) {
+  for (const NotCompared& each : report.not_compared) {
+    if (each.differs) return text("first divergence: ", each.point, ": ", each.reason);
+  }
+  if (const Difference* first = report.first_divergence()) {
+    return text("first divergence: ", first->point, ": ", divergence(*first, report.rules), what_would_pass(report));
+  }
+  const Difference* worst = nullptr;
+  bool are_equal = true;
+  for (const Difference& each : report.differences) {
+    if (worst == nullptr || each.rel_l2 > worst->rel_l2) worst = &each;
+    are_equal = are_equal && each.bit_equal;
+  }
+  std::string out = "agree: " + points_text(report.differences.size());
+  if (are_equal) {
+    out += ", the same bits";
+  } else {
+    out += text(" within ", report.rules.max_rel_l2 ? scientific(*report.rules.max_rel_l2) : "their limits",
+                "; the largest rel_l2 is ", scientific(worst->rel_l2), " at ", worst->point);
+  }
+  if (!report.not_compared.empty()) out += text("; ", points_text(report.not_compared.size()), " not compared");
+  return out;
+}
+
+}  // namespace layerprobe::compare

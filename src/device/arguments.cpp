@@ -1,0 +1,199 @@
+#include "device/arguments.h"
+
+#include <cmath>
+#include <cstddef>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace layerprobe::device {
+namespace {
+
+struct Named {
+  const char* name;
+  const Tensor& tensor;
+};
+
+std::string described(const Named& named) {
+  return text(named.name, " is [", named.tensor.rows, ", ", named.tensor.columns, "] ", name_of(named.tensor.dtype));
+}
+
+[[noreturn]] void refuse(const char* operation, const std::string& what) {
+  throw Error({.kind = ErrorKind::bug, .where = operation, .what = what});
+}
+
+/// Throws "<a> where <b>" unless `holds`.
+void require(bool holds, const char* operation, const Named& a, const Named& b) {
+  if (!holds) refuse(operation, described(a) + " where " + described(b));
+}
+
+void require_same_dtype(const char* operation, const Named& a, const Named& b) {
+  require(a.tensor.dtype == b.tensor.dtype, operation, a, b);
+}
+
+void require_same_shape(const char* operation, const Named& a, const Named& b) {
+  require(a.tensor.rows == b.tensor.rows && a.tensor.columns == b.tensor.columns, operation, a, b);
+  require_same_dtype(operation, a, b);
+}
+
+/// cu_seqlens begins with 0, never falls and ends with the rows of x; `empty` prompts may be allowed.
+void require_prompts(const char* operation, std::span<const std::int64_t> cu_seqlens, const Named& x, bool empty) {
+  if (cu_seqlens.empty() || cu_seqlens.front() != 0 || cu_seqlens.back() != x.tensor.rows) {
+    refuse(operation, text("cu_seqlens goes from ", cu_seqlens.empty() ? -1 : cu_seqlens.front(), " to ",
+                           cu_seqlens.empty() ? -1 : cu_seqlens.back(), " where ", described(x)));
+  }
+  for (std::size_t i = 1; i < cu_seqlens.size(); ++i) {
+    const std::int64_t length = cu_seqlens[i] - cu_seqlens[i - 1];
+    if (length < 0 || (length == 0 && !empty)) {
+      refuse(operation, text("prompt ", i - 1, " has ", length, " tokens in cu_seqlens"));
+    }
+  }
+}
+
+}  // namespace
+
+void check_tensor(const char* operation, const char* name, const Tensor& tensor) {
+  const Named named{name, tensor};
+  if (tensor.rows < 0 || tensor.columns <= 0 || tensor.dtype == Dtype::i32) {
+    refuse(operation, described(named) + " where a matrix of floating numbers is expected");
+  }
+  if (tensor.rows > 1 && tensor.row_stride < tensor.columns) {
+    refuse(operation, text(described(named), " and its rows are ", tensor.row_stride, " elements apart"));
+  }
+  if (tensor.rows > 0 && tensor.data == nullptr) refuse(operation, described(named) + " and has no data");
+}
+
+void check(const Ops::MatMulWeightParts& parts) {
+  constexpr const char* kOperation = "matmul_weight";
+  if (parts.weights.empty()) refuse(kOperation, "no weight is given");
+  const Named first{"weights[0]", parts.weights[0]};
+  for (const Tensor& weight : parts.weights) {
+    check_tensor(kOperation, "weight", weight);
+    require(weight.columns == first.tensor.columns, kOperation, {"weight", weight}, first);
+    require_same_dtype(kOperation, {"weight", weight}, first);
+  }
+  if (parts.biases.empty()) return;
+  if (parts.biases.size() != parts.weights.size()) {
+    refuse(kOperation, text(parts.biases.size(), " biases where there are ", parts.weights.size(), " weights"));
+  }
+  for (std::size_t i = 0; i < parts.biases.size(); ++i) {
+    if (parts.biases[i].data == nullptr) continue;
+    const Named bias{"bias", parts.biases[i]}, weight{"weight", parts.weights[i]};
+    require(bias.tensor.rows == 1 && bias.tensor.columns == weight.tensor.rows, kOperation, bias, weight);
+    require_same_dtype(kOperation, bias, weight);
+  }
+}
+
+void check(const Ops::MatMul& args, Dtype weight_dtype) {
+  constexpr const char* kOperation = "matmul";
+  const Named out{"out", args.out}, x{"x", args.x};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "x", args.x);
+  const Tensor weight = {
+      .dtype = weight_dtype, .rows = args.weight.out_features(), .columns = args.weight.in_features()};
+  const Named named_weight{"weight", weight};
+  require(args.x.columns == weight.columns, kOperation, named_weight, x);
+  require(args.out.columns == weight.rows, kOperation, named_weight, out);
+  require_same_dtype(kOperation, named_weight, x);
+  require_same_dtype(kOperation, named_weight, out);
+  require(args.out.rows == args.x.rows, kOperation, out, x);
+}
+
+void check(const Ops::Embedding& args) {
+  constexpr const char* kOperation = "embedding";
+  const Named out{"out", args.out}, weight{"weight", args.weight};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "weight", args.weight);
+  require(args.out.columns == args.weight.columns, kOperation, out, weight);
+  require_same_dtype(kOperation, out, weight);
+  if (args.out.rows != static_cast<std::int64_t>(args.input_ids.size())) {
+    refuse(kOperation, text(args.input_ids.size(), " input_ids where ", described(out)));
+  }
+  for (const std::int32_t id : args.input_ids) {
+    if (id < 0 || id >= args.weight.rows) refuse(kOperation, text("input id ", id, " where ", described(weight)));
+  }
+}
+
+void check(const Ops::RmsNorm& args) {
+  constexpr const char* kOperation = "rms_norm";
+  const Named out{"out", args.out}, x{"hidden_states", args.hidden_states}, weight{"weight", args.weight};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "hidden_states", args.hidden_states);
+  check_tensor(kOperation, "weight", args.weight);
+  require_same_shape(kOperation, out, x);
+  require(args.weight.rows == 1 && args.out.columns % args.weight.columns == 0, kOperation, weight, x);
+  require_same_dtype(kOperation, weight, x);
+}
+
+void check(const Ops::Rope& args) {
+  constexpr const char* kOperation = "rope";
+  const Named x{"x", args.x}, cos{"cos", args.cos}, sin{"sin", args.sin};
+  check_tensor(kOperation, "x", args.x);
+  check_tensor(kOperation, "cos", args.cos);
+  check_tensor(kOperation, "sin", args.sin);
+  require_same_shape(kOperation, sin, cos);
+  require(args.cos.rows == args.x.rows, kOperation, cos, x);
+  require_same_dtype(kOperation, cos, x);
+  if (args.head_dim <= 0 || args.x.columns % args.head_dim != 0 || 2 * args.cos.columns > args.head_dim) {
+    refuse(kOperation, text("head_dim is ", args.head_dim, " where ", described(x), " and ", described(cos)));
+  }
+}
+
+void check(const Ops::Attention& args) {
+  constexpr const char* kOperation = "attention";
+  const Named out{"out", args.out}, query{"query_states", args.query_states};
+  const Named key{"key_states", args.key_states}, value{"value_states", args.value_states};
+  for (const Named& named : {out, query, key, value}) check_tensor(kOperation, named.name, named.tensor);
+  require_same_shape(kOperation, out, query);
+  require_same_shape(kOperation, value, key);
+  require(args.key_states.rows == args.query_states.rows, kOperation, key, query);
+  require_same_dtype(kOperation, key, query);
+  const std::int64_t head_dim = args.head_dim;
+  if (head_dim <= 0 || args.query_states.columns % head_dim != 0 || args.key_states.columns % head_dim != 0 ||
+      args.query_states.columns % args.key_states.columns != 0) {
+    refuse(kOperation, text("head_dim is ", head_dim, " where ", described(query), " and ", described(key)));
+  }
+  require_prompts(kOperation, args.cu_seqlens, query, true);
+  if (!(args.scaling > 0) || !std::isfinite(args.scaling)) refuse(kOperation, text("scaling is ", args.scaling));
+  if (args.sliding_window < 0) refuse(kOperation, text("sliding_window is ", args.sliding_window));
+}
+
+void check(const Ops::SiluMul& args) {
+  constexpr const char* kOperation = "silu_mul";
+  const Named out{"out", args.out}, gate{"gate", args.gate}, up{"up", args.up};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "gate", args.gate);
+  require_same_shape(kOperation, out, gate);
+  if (args.up.data == nullptr) return;
+  check_tensor(kOperation, "up", args.up);
+  require_same_shape(kOperation, up, gate);
+}
+
+void check(const Ops::Add& args) {
+  constexpr const char* kOperation = "add";
+  const Named out{"out", args.out}, a{"a", args.a}, b{"b", args.b};
+  for (const Named& named : {out, a, b}) check_tensor(kOperation, named.name, named.tensor);
+  require_same_shape(kOperation, b, a);
+  require_same_shape(kOperation, out, a);
+}
+
+void check(const Ops::RowStatistics& args) {
+  constexpr const char* kOperation = "row_statistics";
+  check_tensor(kOperation, "x", args.x);
+  if (args.x.rows != static_cast<std::int64_t>(args.out.size())) {
+    refuse(kOperation, text("out has ", args.out.size(), " rows where ", described({"x", args.x})));
+  }
+}
+
+void check(const Ops::MeanRows& args) {
+  constexpr const char* kOperation = "mean_rows";
+  const Named out{"out", args.out}, x{"x", args.x};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "x", args.x);
+  require_prompts(kOperation, args.cu_seqlens, x, false);
+  require(args.out.dtype == Dtype::f32 && args.out.columns == args.x.columns &&
+              args.out.rows + 1 == static_cast<std::int64_t>(args.cu_seqlens.size()),
+          kOperation, out, x);
+}
+
+}  // namespace layerprobe::device

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "device/ops.h"
+
+namespace layerprobe::device {
+
+/// The checks of an operation's arguments that every backend makes before it runs: shapes, dtypes and bounds. They
+/// throw Error(bug) with the operation as `where` and both shapes in `what`.
+void check(const Ops::MatMulWeightParts& parts);
+void check(const Ops::MatMul& args, Dtype weight_dtype);
+void check(const Ops::Embedding& args);
+void check(const Ops::RmsNorm& args);
+void check(const Ops::Rope& args);
+void check(const Ops::Attention& args);
+void check(const Ops::SiluMul& args);
+void check(const Ops::Add& args);
+void check(const Ops::RowStatistics& args);
+void check(const Ops::MeanRows& args);
+/// For the copies: `name` is what the tensor is called there.
+void check_tensor(const char* operation, const char* name, const Tensor& tensor);
+
+}  // namespace layerprobe::device

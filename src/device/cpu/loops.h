@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/dtype.h"
+#include "device/ops.h"
+
+namespace layerprobe::device::cpu {
+
+/// A part of an operation's rows: [first, last).
+struct Rows {
+  std::int64_t first;
+  std::int64_t last;
+};
+
+/// row_statistics of one row, as base/statistics.h defines them.
+struct RowSums {
+  double sum, sum_of_squares, min, max, abs_max;
+  std::int64_t abs_max_column, nan_count, inf_count;
+};
+
+/// A plain matrix of f32 beside a tensor: what oneDNN reads and writes.
+struct F32Matrix {
+  float* data;
+  std::int64_t row_stride;
+};
+
+/// Keys and values of one call of attention (or of some of its prompts), laid out for the tile product of
+/// loops/tile_product.h, in f32 or f64.
+///
+/// A panel is Loops::panel_bytes wide. Keys of a prompt begin a new panel: [key panel][head_dim][keys of the panel].
+/// Values: [head_dim panel][num_tokens][columns of the panel]. Both once for each key and value head.
+struct PackedKeyValues {
+  void* keys;
+  void* values;
+  std::int64_t key_head_stride;     // elements between heads
+  std::int64_t value_head_stride;   // the same
+  std::int64_t value_panel_stride;  // elements between panels of head_dim
+};
+
+/// One prompt in a call of attention.
+struct Prompt {
+  std::int64_t begin;         // its first token, a row of the call's tensors
+  std::int64_t end;           // one past its last
+  std::int64_t key_offset;    // of its first panel in PackedKeyValues::keys, in elements
+  std::int64_t value_offset;  // of its first row in each panel of PackedKeyValues::values, in elements
+};
+
+/// The inner loops of every operation, compiled once for each instruction set. They run on the calling thread and trust
+/// their arguments. Formulas and rounding: device/ops.h.
+struct Loops {
+  const char* name;          // of the instruction set
+  std::int64_t panel_bytes;  // two vectors
+  std::int64_t tile_rows;    // rows that the tile product takes at once
+
+  /// `out` gets rounded(in + bias); bias may be null.
+  void (*round_rows)(const Tensor& out, F32Matrix in, const float* bias);
+  /// `out` gets x in f32.
+  void (*expand_rows)(F32Matrix out, const Tensor& x);
+
+  void (*rms_norm)(const Ops::RmsNorm& args, Rows rows);
+  void (*rope)(const Ops::Rope& args, Rows rows);
+  void (*silu_mul)(const Ops::SiluMul& args, Rows rows);
+  void (*add)(const Ops::Add& args, Rows rows);
+  RowSums (*row_statistics)(const Tensor& x, std::int64_t row);
+  /// out[0, :] = the mean of the rows of x.
+  void (*mean_rows)(const Tensor& out, const Tensor& x);
+
+  /// Packs the keys and values of one head of the prompt's tokens [first, last), counted from the prompt's begin; first
+  /// is a multiple of a panel's keys.
+  void (*pack_key_values)(const Ops::Attention& args, const PackedKeyValues& packed, const Prompt& prompt,
+                          std::int64_t key_value_head, Rows tokens);
+  /// Bytes of scratch that attention needs, and the query tokens that one call of it may take.
+  std::int64_t (*attention_scratch_bytes)(const Ops::Attention& args);
+  std::int64_t attention_query_tokens;
+  /// One head of the prompt's tokens [first, last), counted from the prompt's begin; first is a multiple of
+  /// attention_query_tokens, and last - first at most that.
+  void (*attention)(const Ops::Attention& args, const PackedKeyValues& packed, const Prompt& prompt, std::int64_t head,
+                    Rows tokens, void* scratch);
+
+  /// The f64 product. `packed` is [out_features panel][in_features][columns of the panel], zeros beyond out_features.
+  void (*pack_f64_weight)(double* packed, const Tensor& weight, std::int64_t first_panel);
+  void (*matmul_f64)(const Ops::MatMul& args, const double* packed, const double* bias, std::int64_t panel, Rows rows);
+};
+
+extern const Loops kBaselineLoops;
+extern const Loops kAvx2Loops;    // AVX2 and FMA
+extern const Loops kAvx512Loops;  // AVX-512 F, BW, DQ, VL
+
+/// Those that this processor can run, the fastest first; the last is kBaselineLoops.
+std::vector<const Loops*> supported_loops();
+
+}  // namespace layerprobe::device::cpu

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "device/cpu/loops.h"
+#include "device/cpu/loops/attention.h"
+#include "device/cpu/loops/elementwise.h"
+#include "device/cpu/loops/matmul_f64.h"
+#include "device/cpu/loops/rms_norm.h"
+#include "device/cpu/loops/statistics.h"
+
+namespace layerprobe::device::cpu {
+namespace {
+
+constexpr Loops loops_table(const char* name) {
+  return {.name = name,
+          .panel_bytes = 2 * kVectorBytes,
+          .tile_rows = kTileRows,
+          .round_rows = round_rows,
+          .expand_rows = expand_rows,
+          .rms_norm = rms_norm,
+          .rope = rope,
+          .silu_mul = silu_mul,
+          .add = add,
+          .row_statistics = row_statistics,
+          .mean_rows = mean_rows,
+          .pack_key_values = pack_key_values,
+          .attention_scratch_bytes = attention_scratch_bytes,
+          .attention_query_tokens = kQueryTokens,
+          .attention = attention,
+          .pack_f64_weight = pack_f64_weight,
+          .matmul_f64 = matmul_f64};
+}
+
+}  // namespace
+}  // namespace layerprobe::device::cpu

@@ -1,0 +1,167 @@
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+
+#include "base/json.h"
+#include "tests/compare/sample.h"
+#include "tests/store/sample.h"
+#include "tests/support/process.h"
+
+namespace layerprobe {
+namespace {
+
+/// The lines of `out`, the last one first.
+std::vector<std::string> lines_from_the_end(const std::string& out) {
+  std::vector<std::string> lines = split(out, '\n');
+  REQUIRE(lines.back().empty());
+  lines.pop_back();
+  return {lines.rbegin(), lines.rend()};
+}
+
+}  // namespace
+
+TEST_CASE("compare gives 0 for the same run and 1 for another, with the verdict last") {
+  const test::TemporaryFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.at("model.layers.2", 9, 17) = 3;
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+
+  const test::Finished same = test::run_layerprobe({"compare", reference, reference});
+  CHECK(same.exit_code == 0);
+  CHECK(same.err.empty());
+  CHECK(lines_from_the_end(same.out).front() == "agree: 6 points, the same bits");
+
+  const test::Finished other = test::run_layerprobe({"compare", reference, candidate});
+  CHECK(other.exit_code == 1);
+  CHECK(other.err.empty());
+  CAPTURE(other.out);
+  CHECK(lines_from_the_end(other.out).front().starts_with("first divergence: model.layers.2: rel_l2 "));
+  CHECK(other.out.find("p2 t3") != std::string::npos);
+  CHECK(other.out.find("at p2 t3, channel 17: 3 where the reference has ") != std::string::npos);
+  CHECK(other.out.find("FAIL") != std::string::npos);
+
+  CHECK(test::run_layerprobe({"compare", reference, candidate, "--max-rel-l2", "0.9"}).exit_code == 0);
+  CHECK(test::run_layerprobe({"compare", reference, candidate, "--max-rel-l2", "0.9", "--exact"}).exit_code == 1);
+  CHECK(test::run_layerprobe({"compare", reference, candidate, "--points", "model.norm,model.layers.3"}).exit_code ==
+        0);
+  CHECK(test::run_layerprobe({"compare", "--points", "**layers.*", reference, candidate}).exit_code == 1);
+}
+
+TEST_CASE("compare --json is one document with the fields of the report") {
+  const test::TemporaryFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.at("model.layers.2", 9, 17) = std::numeric_limits<double>::quiet_NaN();
+  run.at("model.layers.3", 9, 17) = 3;
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+  const test::Finished finished = test::run_layerprobe({"compare", "--json", reference, candidate});
+  CHECK(finished.exit_code == 1);
+  const Json report = Json::parse(finished.out, "stdout");
+  CHECK(report.find("agrees")->boolean() == false);
+  CHECK(report.find("first_divergence")->string() == "model.layers.2");
+  CHECK(report.find("passing_max_rel_l2")->string() == "Infinity");
+  CHECK(report.find("candidate")->find("path")->string() == candidate);
+  REQUIRE(report.find("differences")->items().size() == 6);
+  const Json& nan = report.find("differences")->items()[3];
+  CHECK(nan.find("unmatched_non_finite")->integer() == 1);
+  CHECK(nan.find("first_unmatched")->find("candidate")->string() == "NaN");
+  const Json& element = report.find("differences")->items()[4];
+  CHECK(element.find("point")->string() == "model.layers.3");
+  CHECK(element.find("max_abs_at")->find("channel")->integer() == 17);
+  CHECK(element.find("max_abs_at")->find("candidate")->number() == 3);
+  CHECK(element.find("worst_token")->find("prompt")->integer() == 2);
+  CHECK(element.find("reference_dtype")->string() == "bfloat16");
+}
+
+TEST_CASE("compare says what it left out") {
+  const test::TemporaryFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.remove("model.norm");
+  run.incomplete = {{1, 2}};
+  const std::string candidate = test::write_file(folder / "b.h5", test::only_rows(run, {0, 1, 2, 5, 6, 7, 8}));
+  const test::Finished finished = test::run_layerprobe({"compare", reference, candidate});
+  CHECK(finished.exit_code == 0);
+  CAPTURE(finished.out);
+  CHECK(finished.out.find("not compared: only in the reference: model.norm\n") != std::string::npos);
+  CHECK(finished.out.find("not compared: 6 rows: only in the reference\n") != std::string::npos);
+  CHECK(finished.out.find("incomplete in a partial file (1 of model.layers.0") != std::string::npos);
+  CHECK(lines_from_the_end(finished.out).front() == "agree: 5 points, the same bits; 1 point not compared");
+}
+
+TEST_CASE("compare says that dtypes differ and how it judged") {
+  const test::TemporaryFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.set_dtype(Dtype::f32);
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+  const test::Finished finished = test::run_layerprobe({"compare", reference, candidate});
+  CHECK(finished.exit_code == 0);
+  CHECK(finished.out.find("bfloat16 and float32: judged after rounding both to bfloat16") != std::string::npos);
+  CHECK(finished.out.find("raw_rel_l2") != std::string::npos);
+}
+
+TEST_CASE("compare prints the same with any number of threads") {
+  const test::TemporaryFolder folder;
+  test::SampleRun run = test::sample_run(40);
+  constexpr std::int64_t kTokens = 1000;  // many blocks of rows
+  run.layout.prompts = {.input_ids = std::vector<std::int32_t>(kTokens, 5), .cu_seqlens = {0, kTokens}, .texts = {}};
+  run.layout.rows = {.cu_rows = {0, kTokens}, .position = {}};
+  for (std::int32_t token = 0; token < kTokens; ++token) run.layout.rows.position.push_back(token);
+  run.set_dtype(Dtype::f32);
+  for (std::size_t point = 0; point < run.values.size(); ++point) {
+    run.values[point].clear();
+    for (std::int64_t i = 0; i < kTokens * 40; ++i) run.values[point].push_back(test::sample_value(point, 0, i, 0) / 3);
+  }
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  std::int64_t i = 0;
+  for (auto& values : run.values) {
+    for (double& value : values) value *= 1 + 1e-6 * static_cast<double>(++i % 97);
+  }
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+  std::string first;
+  for (const char* threads : {"1", "2", "3", "7"}) {
+    CAPTURE(threads);
+    ::setenv("OMP_NUM_THREADS", threads, 1);
+    const test::Finished finished = test::run_layerprobe({"compare", "--json", reference, candidate});
+    ::unsetenv("OMP_NUM_THREADS");
+    CHECK(finished.exit_code == 1);
+    if (first.empty()) first = finished.out;
+    CHECK(finished.out == first);
+  }
+}
+
+TEST_CASE("compare refuses what it cannot compare with exit status 2 and one message") {
+  const test::TemporaryFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.layout.prompts.input_ids[6] = 7;
+  const std::string other = test::write_file(folder / "b.h5", run);
+  test::write_all(folder / "text.h5", "no HDF5 file");
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{reference, other}, "b.h5: prompt 2 has token id 7 at position 0 where the reference has 106"},
+      {{reference, (folder / "none.h5").string()}, "none.h5: no such file"},
+      {{reference, folder.path().string()}, "is a folder"},
+      {{reference, (folder / "text.h5").string()}, "text.h5"},
+      {{reference, reference, "--points", "model.layer.*"}, "no point of either file matches \"model.layer.*\""},
+      {{reference, reference, "--max-rel-l2", "-1"}, "--max-rel-l2: -1 is not a number from 0 on"},
+      {{reference, reference, "--max-rel-l2", "nan"}, "--max-rel-l2"},
+      {{reference, reference, "--max-rel-l2", "x"}, "--max-rel-l2"},
+      {{reference}, "candidate is required"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    CAPTURE(message);
+    std::vector<std::string> all = {"compare"};
+    all.insert(all.end(), arguments.begin(), arguments.end());
+    const test::Finished finished = test::run_layerprobe(all);
+    CAPTURE(finished.err);
+    CHECK(finished.exit_code == 2);
+    CHECK(finished.out.empty());
+    CHECK(finished.err.starts_with("error: "));
+    CHECK(finished.err.find(message) != std::string::npos);
+    CHECK(finished.err.find("  help: ") != std::string::npos);
+  }
+}
+
+}  // namespace layerprobe

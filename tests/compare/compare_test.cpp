@@ -1,0 +1,452 @@
+#include "compare/compare.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "tests/compare/sample.h"
+#include "tests/store/sample.h"
+
+namespace layerprobe {
+namespace {
+
+using compare::Difference;
+using compare::Report;
+using compare::Rules;
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+Report compared(const test::SampleRun& reference, const test::SampleRun& candidate, const Rules& rules = {}) {
+  const test::TemporaryFolder folder;
+  const store::Reader r(test::write_file(folder / "reference.h5", reference));
+  const store::Reader c(test::write_file(folder / "candidate.h5", candidate));
+  return compare::compare_runs(r, c, rules);
+}
+
+const Difference& at(const Report& report, const std::string& name) {
+  for (const Difference& each : report.differences) {
+    if (each.point == name) return each;
+  }
+  FAIL(name << " was not compared");
+  return report.differences.front();
+}
+
+/// rel_l2 over those rows of one point, by its definition.
+double rel_l2(const test::SampleRun& reference, const test::SampleRun& candidate, const std::string& name) {
+  const std::vector<double>& r = reference.values[reference.point(name)];
+  const std::vector<double>& c = candidate.values[candidate.point(name)];
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < r.size(); ++i) {
+    difference += (c[i] - r[i]) * (c[i] - r[i]);
+    norm += r[i] * r[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+}  // namespace
+
+TEST_CASE("a run agrees with itself, bit for bit") {
+  const test::SampleRun run = test::sample_run();
+  const Report report = compared(run, run, {.max_rel_l2 = {}, .exact = true, .points = {}});
+  CHECK(report.agrees());
+  REQUIRE(report.differences.size() == 6);
+  for (const Difference& each : report.differences) {
+    CHECK(each.bit_equal);
+    CHECK(each.rel_l2 == 0);
+    CHECK(each.cosine == 1);
+    CHECK_FALSE(each.max_abs_at);
+    CHECK_FALSE(each.worst_token);
+    CHECK(each.added == 0.0);
+    CHECK(each.num_rows == 13);
+    CHECK(each.max_abs_reference > 0.9);
+  }
+  CHECK(report.passing_max_rel_l2() == 0);
+  CHECK(compare::verdict(report) == "agree: 6 points, the same bits");
+}
+
+TEST_CASE("one element off is found, with its place and both values") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.2", 9, 17) = 3;  // prompt 2, token 3
+  const Report report = compared(reference, candidate);
+  CHECK_FALSE(report.agrees());
+  const Difference& found = *report.first_divergence();
+  CHECK(found.point == "model.layers.2");
+  CHECK(found.rel_l2 == doctest::Approx(rel_l2(reference, candidate, "model.layers.2")).epsilon(1e-12));
+  CHECK(found.max_rel_l2 == 1e-2);
+  const double was = test::sample_value(3, 2, 3, 17);
+  CHECK(found.max_abs == 3 - was);
+  REQUIRE(found.max_abs_at);
+  CHECK(found.max_abs_at->token.prompt == 2);
+  CHECK(found.max_abs_at->token.token == 3);
+  CHECK(found.max_abs_at->channel == 17);
+  CHECK(found.max_abs_at->reference == was);
+  CHECK(found.max_abs_at->candidate == 3);
+  REQUIRE(found.worst_token);
+  CHECK(found.worst_token->token.prompt == 2);
+  CHECK(found.worst_token->token.token == 3);
+  CHECK(found.worst_token->rel_l2 > found.rel_l2);
+  for (const Difference& each : report.differences) CHECK(each.agrees == (each.point != "model.layers.2"));
+  const std::string verdict = compare::verdict(report);
+  CAPTURE(verdict);
+  CHECK(verdict.starts_with("first divergence: model.layers.2: rel_l2 "));
+  CHECK(verdict.find("is over 1.00e-02, worst token: prompt 2, token 3 (") != std::string::npos);
+}
+
+TEST_CASE("the limit that the verdict names passes, and one below does not") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.2", 9, 17) = 3;
+  const std::string verdict = compare::verdict(compared(reference, candidate));
+  const std::size_t from = verdict.find("--max-rel-l2 ") + 13;
+  const double limit = std::stod(verdict.substr(from));
+  CHECK(compared(reference, candidate, {.max_rel_l2 = limit, .exact = false, .points = {}}).agrees());
+  CHECK_FALSE(compared(reference, candidate, {.max_rel_l2 = limit * 0.99, .exact = false, .points = {}}).agrees());
+}
+
+TEST_CASE("a row that belongs to another token is the worst token") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  for (std::int64_t c = 0; c < 24; ++c) candidate.at("model.layers.1", 7, c) = candidate.at("model.layers.1", 6, c);
+  const Report report = compared(reference, candidate);
+  REQUIRE(report.first_divergence() != nullptr);
+  CHECK(report.first_divergence()->point == "model.layers.1");
+  CHECK(report.first_divergence()->worst_token->token.prompt == 2);
+  CHECK(report.first_divergence()->worst_token->token.token == 1);
+  CHECK(report.first_divergence()->cosine < 0.99);
+}
+
+TEST_CASE("error that goes on is added by the layer where it began") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.set_dtype(Dtype::f64);
+  for (const char* name : {"model.layers.1", "model.layers.2", "model.layers.3", "model.norm"}) {
+    for (double& value : candidate.values[candidate.point(name)]) value *= 1.25;
+  }
+  test::SampleRun f64_reference = reference;
+  f64_reference.set_dtype(Dtype::f64);
+  const Report report = compared(f64_reference, candidate);
+  CHECK(report.first_divergence()->point == "model.layers.1");
+  CHECK(at(report, "model.layers.1").rel_l2 == doctest::Approx(0.25).epsilon(1e-14));
+  CHECK(at(report, "model.layers.1").cosine == doctest::Approx(1).epsilon(1e-14));
+  CHECK(*at(report, "model.embed_tokens").added == 0);
+  CHECK(*at(report, "model.layers.0").added == 0);
+  CHECK(*at(report, "model.layers.1").added == doctest::Approx(0.25).epsilon(1e-14));
+  CHECK(std::fabs(*at(report, "model.layers.2").added) < 1e-15);
+  CHECK(std::fabs(*at(report, "model.norm").added) < 1e-15);
+}
+
+TEST_CASE("what was fed to a layer comes before what the layer before gave") {
+  test::SampleRun reference = test::sample_run();
+  reference.layout.points[2].point.name = "model.layers.3:input";  // was layers.1
+  test::SampleRun candidate = reference;
+  for (double& value : candidate.values[2]) value *= 1.25;  // layers.3:input
+  for (double& value : candidate.values[candidate.point("model.layers.3")]) value *= 1.5;
+  const Report report = compared(reference, candidate);
+  CHECK(*at(report, "model.layers.3").added == doctest::Approx(0.25).epsilon(1e-2));
+  CHECK_FALSE(at(report, "model.layers.2").added);  // layers.1 is not there
+  CHECK_FALSE(at(report, "model.layers.3:input").added);
+}
+
+TEST_CASE("NaN and infinity on one side fail whatever the limit") {
+  const test::SampleRun reference = test::sample_run();
+  for (const double bad : {kNan, kInf, -kInf}) {
+    CAPTURE(bad);
+    test::SampleRun candidate = reference;
+    candidate.at("model.layers.1", 5, 23) = bad;  // prompt 1, token 0
+    const Report report = compared(reference, candidate, {.max_rel_l2 = 1e9, .exact = false, .points = {}});
+    REQUIRE_FALSE(report.agrees());
+    const Difference& found = *report.first_divergence();
+    CHECK(found.point == "model.layers.1");
+    CHECK(found.unmatched_non_finite == 1);
+    CHECK(found.candidate_non_finite.nan + found.candidate_non_finite.inf == 1);
+    CHECK(found.reference_non_finite.nan + found.reference_non_finite.inf == 0);
+    CHECK(found.first_unmatched->token.prompt == 1);
+    CHECK(found.first_unmatched->token.token == 0);
+    CHECK(found.first_unmatched->channel == 23);
+    CHECK(found.rel_l2 == 0);  // of all other elements
+    CHECK(report.passing_max_rel_l2() == kInf);
+    CHECK(compare::verdict(report).find(
+              "NaN or infinite on one side only, the first at prompt 1, token 0, channel 23") != std::string::npos);
+    CHECK(compare::verdict(report).find("no --max-rel-l2 would pass") != std::string::npos);
+    CHECK_FALSE(compared(candidate, reference).agrees());
+  }
+}
+
+TEST_CASE("NaN and infinity that both sides have are counted and do not fail") {
+  test::SampleRun reference = test::sample_run();
+  reference.at("model.layers.1", 5, 23) = kNan;
+  reference.at("model.layers.1", 6, 0) = kInf;
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.1", 6, 1) *= 1.0078125;  // the rows are not the same bits
+  CHECK(compared(reference, reference).agrees());
+  const Report report = compared(reference, candidate);
+  CHECK(report.agrees());
+  const Difference& found = at(report, "model.layers.1");
+  CHECK(found.reference_non_finite.nan == 1);
+  CHECK(found.candidate_non_finite.inf == 1);
+  CHECK(found.unmatched_non_finite == 0);
+  CHECK(found.rel_l2 > 0);
+  CHECK(std::isfinite(found.max_abs_reference));
+  candidate.at("model.layers.1", 6, 0) = -kInf;
+  CHECK(at(compared(reference, candidate), "model.layers.1").unmatched_non_finite == 1);
+}
+
+TEST_CASE("where dtypes differ both are rounded to the narrower one before they are judged") {
+  const test::SampleRun reference = test::sample_run();
+  for (const Dtype wide : {Dtype::f32, Dtype::f64}) {
+    CAPTURE(name_of(wide));
+    test::SampleRun candidate = reference;
+    candidate.set_dtype(wide);
+    for (double& value : candidate.values[2]) value *= 1 + 0x1p-11;  // less than half an ulp of bf16
+    for (const bool swapped : {false, true}) {
+      CAPTURE(swapped);
+      const Report report = swapped ? compared(candidate, reference) : compared(reference, candidate);
+      const Difference& found = at(report, "model.layers.1");
+      CHECK(report.agrees());
+      CHECK(found.judged_dtype == Dtype::bf16);
+      CHECK(found.max_rel_l2 == 1e-2);
+      CHECK(found.rel_l2 == 0);
+      CHECK(found.raw_rel_l2 == doctest::Approx(0x1p-11).epsilon(1e-3));
+      CHECK_FALSE(found.bit_equal);
+    }
+  }
+}
+
+TEST_CASE("the limit is that of the narrower dtype") {
+  const std::pair<Dtype, double> limits[] = {
+      {Dtype::bf16, 1e-2}, {Dtype::f16, 1e-2}, {Dtype::f32, 1e-5}, {Dtype::f64, 1e-12}};
+  for (const auto& [dtype, limit] : limits) {
+    CAPTURE(name_of(dtype));
+    test::SampleRun reference = test::sample_run(200);
+    reference.set_dtype(dtype);
+    for (const double factor : {0.5, 2.0}) {
+      test::SampleRun candidate = reference;
+      candidate.set_dtype(Dtype::f64);
+      std::size_t i = 0;
+      for (double& value : candidate.values[2]) value *= 1 + (++i % 2 == 0 ? limit : -limit) * factor;
+      const Difference found = at(compared(reference, candidate), "model.layers.1");
+      CHECK(found.judged_dtype == dtype);
+      CHECK(found.max_rel_l2 == limit);
+      CHECK(found.rel_l2 == doctest::Approx(limit * factor).epsilon(dtype == Dtype::bf16 ? 0.3 : 0.05));
+      CHECK(found.agrees == (factor < 1));
+    }
+  }
+}
+
+TEST_CASE("f32 means of a bf16 run are held to the limit of bf16") {
+  test::SampleRun reference = test::sample_run();
+  reference.set_dtype(Dtype::f32);
+  reference.layout.identity["dtype"] = "bfloat16";
+  test::SampleRun candidate = reference;
+  for (double& value : candidate.values[2]) value *= 1.005;
+  CHECK(at(compared(reference, candidate), "model.layers.1").max_rel_l2 == 1e-2);
+  CHECK(compared(reference, candidate).agrees());
+  reference.layout.identity["dtype"] = candidate.layout.identity["dtype"] = "float32";
+  CHECK_FALSE(compared(reference, candidate).agrees());
+}
+
+TEST_CASE("integers agree when they are equal") {
+  test::SampleRun reference = test::sample_run();
+  reference.layout.points[2].point = {.name = "model.layers.1.mlp:topk_indices", .dtype = Dtype::i32, .width = 24};
+  for (double& value : reference.values[2]) value = std::round(value * 100);
+  test::SampleRun candidate = reference;
+  CHECK(compared(reference, candidate).agrees());
+  candidate.values[2][30] += 1;
+  const Report report = compared(reference, candidate, {.max_rel_l2 = 1e9, .exact = false, .points = {}});
+  CHECK_FALSE(report.agrees());
+  CHECK(report.passing_max_rel_l2() == kInf);
+}
+
+TEST_CASE("--exact fails on one bit and on another dtype") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.0", 0, 0) = 0;
+  test::SampleRun minus = candidate;
+  minus.at("model.layers.0", 0, 0) = -0.0;
+  const Rules exact = {.max_rel_l2 = {}, .exact = true, .points = {}};
+  CHECK(compared(candidate, minus).agrees());
+  const Report report = compared(candidate, minus, exact);
+  CHECK(report.first_divergence()->point == "model.layers.0");
+  CHECK(compare::verdict(report).ends_with("not the same bits; without --exact it agrees"));
+  test::SampleRun wide = reference;
+  wide.set_dtype(Dtype::f32);
+  CHECK_FALSE(compared(reference, wide, exact).agrees());
+}
+
+TEST_CASE("a row of zeros that stays zeros is no error, and one that does not is infinite") {
+  test::SampleRun reference = test::sample_run();
+  for (std::int64_t c = 0; c < 24; ++c) reference.at("model.layers.0", 3, c) = 0;
+  CHECK(compared(reference, reference).agrees());
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.0", 3, 4) = 0x1p-20;
+  const Difference found = at(compared(reference, candidate), "model.layers.0");
+  CHECK(found.agrees);
+  CHECK(found.worst_token->rel_l2 == kInf);
+  for (double& value : reference.values[1]) value = 0;
+  CHECK(at(compared(reference, candidate), "model.layers.0").rel_l2 == kInf);
+  CHECK_FALSE(compared(reference, candidate).agrees());
+}
+
+TEST_CASE("rows are paired by token where the files kept others") {
+  const test::SampleRun all = test::sample_run();
+  const test::SampleRun some = test::only_rows(all, {1, 3, 4, 6, 8, 12});
+  const test::SampleRun last = test::only_rows(all, {4, 5, 12});
+  for (const auto& [reference, candidate, rows] :
+       {std::tuple(&all, &some, 6), {&some, &all, 6}, {&some, &last, 2}, {&last, &all, 3}}) {
+    const Report report = compared(*reference, *candidate);
+    CHECK(report.agrees());
+    CHECK(report.num_rows == rows);
+    for (const Difference& each : report.differences) CHECK(each.num_rows == rows);
+  }
+  test::SampleRun wrong = some;
+  wrong.at("model.layers.3", 4, 2) = 5;  // prompt 2, token 2
+  const Report report = compared(all, wrong);
+  CHECK(report.first_divergence()->point == "model.layers.3");
+  CHECK(report.first_divergence()->worst_token->token.prompt == 2);
+  CHECK(report.first_divergence()->worst_token->token.token == 2);
+}
+
+TEST_CASE("means are paired with means") {
+  test::SampleRun mean = test::only_rows(test::sample_run(), {0, 5, 6});
+  mean.layout.rows.position = {-1, -1, -1};
+  mean.set_dtype(Dtype::f32);
+  test::SampleRun wrong = mean;
+  wrong.at("model.norm", 1, 0) = 9;
+  const Report report = compared(mean, wrong);
+  CHECK(report.first_divergence()->worst_token->token.prompt == 1);
+  CHECK(report.first_divergence()->worst_token->token.token == -1);
+  CHECK(compare::verdict(report).find("worst token: the mean of prompt 1") != std::string::npos);
+  CHECK_THROWS_WITH_AS(compared(test::sample_run(), mean),
+                       doctest::Contains("none of its 3 rows is a token that is among the 13 rows of the reference"),
+                       Error);
+}
+
+TEST_CASE("points of one file are listed and the others compared") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.remove("model.layers.2");
+  candidate.layout.points[0].point.name = "model.other";
+  candidate.layout.points[2].stored = false;  // layers.1
+  const Report report = compared(reference, candidate);
+  CHECK(report.agrees());
+  REQUIRE(report.not_compared.size() == 4);
+  CHECK(report.not_compared[0].point == "model.embed_tokens");
+  CHECK(report.not_compared[0].reason == "only in the reference");
+  CHECK(report.not_compared[1].reason == "the candidate has only its statistics");
+  CHECK(report.not_compared[2].point == "model.layers.2");
+  CHECK(report.not_compared[3].point == "model.other");
+  CHECK(report.not_compared[3].reason == "only in the candidate");
+  CHECK(report.differences.size() == 3);
+  CHECK_FALSE(at(report, "model.layers.3").added);  // what entered it was not compared
+  CHECK(compare::verdict(report) == "agree: 3 points, the same bits; 4 points not compared");
+}
+
+TEST_CASE("model.language_model is model") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  for (store::Layout::Point& each : candidate.layout.points) {
+    each.point.name = "model.language_model." + each.point.name.substr(6);
+  }
+  CHECK(compared(reference, candidate).differences.size() == 6);
+  const Report report =
+      compared(candidate, reference, {.max_rel_l2 = {}, .exact = false, .points = {"model.layers.*"}});
+  CHECK(report.differences.size() == 4);
+  CHECK(report.differences[0].point == "model.language_model.layers.0");
+  CHECK(report.differences[1].added);
+}
+
+TEST_CASE("another width or kind of value is a difference") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.layout.points[5].point.width = 8;
+  candidate.values[5].resize(13 * 8);
+  const Report report = compared(reference, candidate);
+  CHECK_FALSE(report.agrees());
+  CHECK(compare::verdict(report) == "first divergence: model.norm: width is 8 where the reference has 24");
+  candidate = reference;
+  candidate.layout.points[5].point.dtype = Dtype::i32;
+  CHECK(compare::verdict(compared(reference, candidate)) ==
+        "first divergence: model.norm: dtype is int32 where the reference has bfloat16");
+}
+
+TEST_CASE("other token ids are refused, with the place") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.layout.prompts.input_ids[8] = 77;
+  CHECK_THROWS_WITH_AS(
+      compared(reference, candidate),
+      doctest::Contains("candidate.h5: prompt 2 has token id 77 at position 2 where the reference has 108"), Error);
+  candidate = test::only_rows(reference, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11});
+  candidate.layout.prompts.cu_seqlens = {0, 5, 6, 12};
+  candidate.layout.prompts.input_ids.pop_back();
+  CHECK_THROWS_WITH_AS(compared(reference, candidate),
+                       doctest::Contains("prompt 2 has 6 tokens where the reference has 7"), Error);
+  candidate = reference;
+  candidate.layout.prompts.input_ids.clear();
+  CHECK_THROWS_WITH_AS(compared(reference, candidate),
+                       doctest::Contains("prompt 0 is hidden states where the reference's is token ids"), Error);
+}
+
+TEST_CASE("the prompts that both have are compared") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = test::only_rows(reference, {0, 1, 2, 3, 4, 5});
+  candidate.layout.prompts.cu_seqlens = {0, 5, 6};
+  candidate.layout.prompts.input_ids.resize(6);
+  candidate.layout.rows.cu_rows.resize(3);
+  const Report report = compared(reference, candidate);
+  CHECK(report.agrees());
+  CHECK(report.num_prompts == 2);
+  CHECK(report.reference.num_prompts == 3);
+  CHECK(report.num_rows == 6);
+}
+
+TEST_CASE("incomplete prompts of a partial file are left out and counted") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.1", 6, 0) = 50;  // prompt 2, not complete there
+  candidate.incomplete = {{2, 2}, {3, 0}, {3, 1}, {3, 2}};
+  const Report report = compared(reference, candidate);
+  CHECK(report.agrees());
+  CHECK_FALSE(report.candidate.is_finished);
+  CHECK(at(report, "model.layers.0").num_incomplete_prompts == 0);
+  CHECK(at(report, "model.layers.1").num_incomplete_prompts == 1);
+  CHECK(at(report, "model.layers.1").num_prompts == 2);
+  CHECK(at(report, "model.layers.1").num_rows == 6);
+  REQUIRE(report.not_compared.size() == 1);
+  CHECK(report.not_compared[0].point == "model.layers.2");
+  CHECK(report.not_compared[0].reason == "no prompt is complete in both files");
+}
+
+TEST_CASE("a file with nothing in common is refused") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  for (store::Layout::Point& each : candidate.layout.points) each.point.name = "x." + each.point.name;
+  CHECK_THROWS_WITH_AS(compared(reference, candidate), doctest::Contains("no point has the same name"), Error);
+  candidate = reference;
+  for (std::size_t point = 0; point < 6; ++point) {
+    for (std::int64_t prompt = 0; prompt < 3; ++prompt) candidate.incomplete.insert({point, prompt});
+  }
+  CHECK_THROWS_WITH_AS(compared(reference, candidate), doctest::Contains("no prompt is complete in both files"), Error);
+}
+
+TEST_CASE("a pattern that no point matches is refused with the nearest names") {
+  const test::SampleRun run = test::sample_run();
+  CHECK_THROWS_WITH_AS(compared(run, run, {.max_rel_l2 = {}, .exact = false, .points = {"model.layer.1"}}),
+                       doctest::Contains("did you mean model.layers.1"), Error);
+}
+
+TEST_CASE("a file whose bytes are cut off is refused while it is read") {
+  const test::TemporaryFolder folder;
+  const test::SampleRun run = test::sample_run(5000);
+  const store::Reader reference(test::write_file(folder / "a.h5", run));
+  const auto path = test::write_file(folder / "b.h5", run);
+  const store::Reader candidate(path);
+  std::filesystem::resize_file(path, 100'000);
+  CHECK_THROWS_AS(compare::compare_runs(reference, candidate, {}), Error);
+}
+
+}  // namespace layerprobe

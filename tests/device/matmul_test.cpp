@@ -1,0 +1,154 @@
+#include <doctest/doctest.h>
+
+#include "base/error.h"
+#include "tests/support/formulas.h"
+
+namespace layerprobe {
+namespace {
+
+using test::Values;
+
+const Values kNoBias = {};
+
+std::unique_ptr<device::MatMulWeight> weight_on(device::Ops& ops, const std::vector<Values>& weights,
+                                                const std::vector<Values>& biases = {}) {
+  std::vector<std::vector<std::byte>> bytes;
+  device::Ops::MatMulWeightParts parts;
+  const auto add = [&](std::vector<device::Tensor>& to, const Values& values) {
+    if (values.rows == 0) return to.push_back({});
+    bytes.push_back(test::bytes_of(values));
+    to.push_back(device::Tensor::contiguous(bytes.back().data(), values.dtype, values.rows, values.columns));
+  };
+  for (const Values& values : weights) add(parts.weights, values);
+  for (const Values& values : biases) add(parts.biases, values);
+  return ops.matmul_weight(parts);
+}
+
+Values matmul(device::Ops& ops, const Values& x, const device::MatMulWeight& weight, std::int64_t gap = 0) {
+  const test::OnDevice x_there(ops, x, gap);
+  const test::OnDevice out(ops, test::nans(x.rows, weight.out_features(), x.dtype), gap);
+  ops.matmul({.out = out.tensor(), .x = x_there.tensor(), .weight = weight});
+  return out.values();
+}
+
+}  // namespace
+
+TEST_CASE("matmul agrees with the f64 formula on every device") {
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+      for (const std::int64_t in : {1, 31, 48, 130}) {
+        for (const std::int64_t out : {1, 31, 48, 300}) {
+          CAPTURE(ops->code_path());
+          CAPTURE(name_of(dtype));
+          CAPTURE(in);
+          CAPTURE(out);
+          const Values x = test::random(67, in, dtype, 1), w = test::random(out, in, dtype, 2);
+          const Values bias = test::random(1, out, dtype, 3);
+          CHECK(test::rel_l2(matmul(*ops, x, *weight_on(*ops, {w}), 5), test::matmul_in_f64(x, w, kNoBias)) <=
+                test::tolerance(dtype));
+          CHECK(test::rel_l2(matmul(*ops, x, *weight_on(*ops, {w}, {bias})), test::matmul_in_f64(x, w, bias)) <=
+                test::tolerance(dtype));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("matmul of small integers is exact") {
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+      CAPTURE(ops->code_path());
+      CAPTURE(name_of(dtype));
+      const Values x = test::integers(70, 200, dtype, 1, 1), w = test::integers(77, 200, dtype, 2, 1);
+      const Values bias = test::integers(1, 77, dtype, 3, 5);
+      CHECK(matmul(*ops, x, *weight_on(*ops, {w}, {bias})) == test::matmul_in_f64(x, w, bias));
+    }
+  }
+}
+
+TEST_CASE("the bias is added before the one rounding") {
+  for (const auto& ops : test::devices()) {
+    // 256 + 1 is a tie in bf16 and rounds to 256; with the bias of 1 the sum is 258 exactly.
+    const Values two = test::filled(1, 2, Dtype::bf16, 1), bias = test::filled(1, 1, Dtype::bf16, 1);
+    Values w = test::filled(1, 2, Dtype::bf16, 256);
+    w.at(0, 1) = 1;
+    CHECK(matmul(*ops, two, *weight_on(*ops, {w}, {bias})).at(0, 0) == 258);
+    CHECK(matmul(*ops, two, *weight_on(*ops, {w})).at(0, 0) == 256);
+  }
+}
+
+TEST_CASE("stacked weights give the columns of each, with zeros for a missing bias") {
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+      const Values x = test::random(9, 40, dtype, 1);
+      const std::vector<Values> weights = {test::random(250, 40, dtype, 2), test::random(3, 40, dtype, 3),
+                                           test::random(130, 40, dtype, 4)};
+      const std::vector<Values> biases = {test::random(1, 250, dtype, 5), kNoBias, test::random(1, 130, dtype, 6)};
+      const Values all = matmul(*ops, x, *weight_on(*ops, weights, biases));
+      std::int64_t first = 0;
+      for (std::size_t part = 0; part < weights.size(); ++part) {
+        Values expected = test::matmul_in_f64(x, weights[part], biases[part]);
+        Values found = expected;
+        for (std::int64_t t = 0; t < 9; ++t) {
+          for (std::int64_t j = 0; j < found.columns; ++j) found.at(t, j) = all.at(t, first + j);
+        }
+        CHECK(test::rel_l2(found, expected) <= test::tolerance(dtype));
+        first += weights[part].rows;
+      }
+    }
+  }
+}
+
+TEST_CASE("a row of a product has the same bits whatever the batch and its place in it") {
+  struct Case {
+    std::int64_t in, out;
+    std::vector<Dtype> dtypes;
+  };
+  // All sizes where oneDNN multiplies; f64 and f16 go the same way through our own loops at any size.
+  const std::vector<Dtype> library = {Dtype::f32, Dtype::bf16}, all = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16};
+  const std::vector<Case> cases = {{1, 31, all},        {31, 1, all},         {48, 48, all},        {77, 331, all},
+                                   {576, 960, library}, {576, 3072, library}, {1536, 576, library}, {1, 1536, library}};
+  const std::vector<std::pair<std::int64_t, std::int64_t>> parts = {{0, 1},  {63, 1},  {1099, 1}, {3, 5},   {17, 31},
+                                                                    {5, 64}, {64, 64}, {1, 65},   {9, 127}, {8, 513}};
+  const auto devices = test::devices();
+  for (const Case& shape : cases) {
+    for (const Dtype dtype : shape.dtypes) {
+      const Values w = test::random(shape.out, shape.in, dtype, 2), x = test::random(1100, shape.in, dtype, 1);
+      for (const auto& ops : devices) {
+        if (shape.in * shape.out > 100'000 && ops != devices[0] && ops != devices[1])
+          continue;  // the others' products are those
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(shape.in);
+        CAPTURE(shape.out);
+        const auto weight = weight_on(*ops, {w});
+        const Values whole = matmul(*ops, x, *weight);
+        for (const auto& [first, count] : parts) {
+          CAPTURE(first);
+          CAPTURE(count);
+          CHECK(matmul(*ops, test::rows_of(x, first, count), *weight) == test::rows_of(whole, first, count));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the number of threads does not change a product") {
+  const Values x = test::random(200, 96, Dtype::bf16, 1), w = test::random(700, 96, Dtype::bf16, 2);
+  const auto one = device::cpu_ops(1), two = device::cpu_ops(2), five = device::cpu_ops(5);
+  const Values expected = matmul(*one, x, *weight_on(*one, {w}));
+  CHECK(matmul(*two, x, *weight_on(*two, {w})) == expected);
+  CHECK(matmul(*five, x, *weight_on(*five, {w})) == expected);
+}
+
+TEST_CASE("matmul names both shapes when x has another width") {
+  for (const auto& ops : test::devices()) {
+    const auto weight = weight_on(*ops, {test::random(3, 64, Dtype::f32, 1)});
+    CHECK_THROWS_WITH_AS(matmul(*ops, test::random(7, 65, Dtype::f32, 1), *weight),
+                         doctest::Contains("weight is [3, 64] float32 where x is [7, 65] float32"), Error);
+    CHECK_THROWS_WITH_AS(weight_on(*ops, {test::random(3, 64, Dtype::f32, 1)}, {test::random(1, 4, Dtype::f32, 1)}),
+                         doctest::Contains("bias is [1, 4] float32 where weight is [3, 64] float32"), Error);
+  }
+}
+
+}  // namespace layerprobe
