@@ -46,7 +46,7 @@ int close_descriptor(int descriptor) { return ::close(descriptor); }
 File::File(std::filesystem::path path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
 
 File File::open_for_reading(const std::filesystem::path& path) {
-  const int descriptor = open_descriptor(path, O_RDONLY);
+  const int descriptor = open_descriptor(path, O_RDONLY | O_NONBLOCK);  // a pipe is refused below, not waited for
   if (descriptor < 0) {
     const int code = errno;
     if (code == ENOENT) throw read_error(path, "no such file", "check the path");

@@ -81,8 +81,8 @@ std::vector<std::string> nearest_names(std::string_view name, std::span<const st
     if (candidate.size() > 200) continue;
     std::size_t distance = edit_distance(name, candidate);
     const bool contained = candidate.find(name) != std::string::npos || name.find(candidate) != std::string_view::npos;
-    if (contained && !candidate.empty()) distance = std::min<std::size_t>(distance, 2);
-    if (distance <= std::max<std::size_t>(2, name.size() / 3)) found.emplace_back(distance, candidate);
+    if (contained && !candidate.empty()) distance = std::min<std::size_t>(distance, 3);
+    if (distance <= std::max<std::size_t>(3, name.size() / 3)) found.emplace_back(distance, candidate);
   }
   std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::string> names;

@@ -11,6 +11,7 @@ namespace layerprobe::cli {
 using Command = std::function<ExitCode()>;
 
 /// Each adds one subcommand, whose callback only sets `chosen`: no work runs inside the parser.
+void add_run(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_inspect(CLI::App& app, Command& chosen);
 

@@ -60,6 +60,15 @@ std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** arg
     const bool stays = first == "--help" || first == "-h" || first == "--version" || is_subcommand(first);
     if (!stays) arguments.insert(arguments.begin(), "run");
   }
+  constexpr std::string_view kPrompt = "--prompt";
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == kPrompt && i + 1 < arguments.size()) {
+      ++i;
+      arguments[i].insert(arguments[i].begin(), kTextMark);
+    } else if (arguments[i].starts_with(std::string(kPrompt) + "=")) {
+      arguments[i].insert(kPrompt.size() + 1, 1, kTextMark);
+    }
+  }
   std::reverse(arguments.begin(), arguments.end());
   return arguments;
 }

@@ -15,6 +15,9 @@ void add_global_options(CLI::App& app);
 /// no subcommand, --help or --version.
 std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** argv);
 
+/// Put before every value of --prompt, which is text: the parser would take "[a, b]" apart and "-x" for an option.
+inline constexpr char kTextMark = '\x01';
+
 /// With --print-config: prints the chosen subcommand's options, as --config reads them, and returns true.
 bool print_config_if_asked(const CLI::App& app);
 

@@ -10,28 +10,15 @@
 namespace layerprobe::store {
 namespace {
 
-/// What is read may be damaged: a row, a column or a count that the point cannot have is refused before it is used.
+/// What is read may be damaged.
 void expect_possible(const File& file, const Statistics& statistics, std::int64_t rows, std::int64_t width,
                      const std::string& of) {
-  const auto refuse = [&](const char* measure, std::int64_t found) {
-    throw Error({.kind = ErrorKind::input,
-                 .where = text(file.path().string(), ": /statistics: ", of, ": ", measure),
-                 .what = text("is ", found, " where the point has ", rows, " rows of ", width),
-                 .fix = "the file is damaged; make or fetch it again"});
-  };
-  const std::int64_t elements = rows * width;  // does not overflow: read_contents made sure
-  if (statistics.count < 0 || statistics.count > elements) refuse("count", statistics.count);
-  if (statistics.nan_count < 0 || statistics.nan_count > statistics.count) refuse("nan_count", statistics.nan_count);
-  if (statistics.inf_count < 0 || statistics.inf_count > statistics.count - statistics.nan_count) {
-    refuse("inf_count", statistics.inf_count);
-  }
-  if (statistics.abs_max_row < -1 || statistics.abs_max_row >= rows) refuse("abs_max_row", statistics.abs_max_row);
-  if (statistics.abs_max_column < -1 || statistics.abs_max_column >= width) {
-    refuse("abs_max_column", statistics.abs_max_column);
-  }
-  if (statistics.first_non_finite_row < -1 || statistics.first_non_finite_row >= rows) {
-    refuse("first_non_finite_row", statistics.first_non_finite_row);
-  }
+  const char* const measure = impossible_measure(statistics, rows, width);
+  if (measure == nullptr) return;
+  throw Error({.kind = ErrorKind::input,
+               .where = text(file.path().string(), ": /statistics: ", of, ": ", measure),
+               .what = text("has a value that ", rows, " rows of ", width, " cannot give"),
+               .fix = "the file is damaged; make or fetch it again"});
 }
 
 /// `count` entries of each measure from entry `first` on.
@@ -48,6 +35,20 @@ std::vector<Statistics> read_measures(const File& file, const std::array<Extent,
 
 }  // namespace
 
+const char* impossible_measure(const Statistics& statistics, std::int64_t rows, std::int64_t width) {
+  const auto outside = [](std::int64_t value, std::int64_t least, std::int64_t end) {
+    return value < least || value >= end;
+  };
+  if (outside(statistics.count, 0, rows * width + 1)) return "count";
+  if (outside(statistics.nan_count, 0, statistics.count + 1)) return "nan_count";
+  if (outside(statistics.inf_count, 0, statistics.count - statistics.nan_count + 1)) return "inf_count";
+  if (statistics.count == 0) return nullptr;
+  if (outside(statistics.abs_max_row, -1, rows)) return "abs_max_row";
+  if (outside(statistics.abs_max_column, -1, width)) return "abs_max_column";
+  if (outside(statistics.first_non_finite_row, -1, rows)) return "first_non_finite_row";
+  return nullptr;
+}
+
 std::vector<Statistics> joined_statistics(const File& file, const Contents& contents) {
   std::vector<Statistics> joined(contents.points.size());
   if (!contents.per_prompt) return joined;
@@ -58,11 +59,11 @@ std::vector<Statistics> joined_statistics(const File& file, const Contents& cont
     for (std::int64_t prompt = 0; prompt < num_prompts; ++prompt) {
       if (!contents.is_complete(point, prompt)) continue;
       const Statistics& statistics = per_prompt[static_cast<std::size_t>(prompt)];
-      if (statistics.count == 0) continue;  // no rows: all measures are zero, which min and max must not take in
       const std::int64_t first_row = contents.first_row(point, prompt);
       const ProbePoint& described = contents.points[point].point;
       expect_possible(file, statistics, contents.first_row(point, prompt + 1) - first_row, described.width,
                       text(described.name, ", prompt ", prompt));
+      if (statistics.count == 0) continue;  // nothing is known: its min and max mean nothing
       joined[point].append(statistics, first_row);
     }
   }

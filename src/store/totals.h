@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,10 @@
 #include "store/contents.h"
 
 namespace layerprobe::store {
+
+/// The name of a measure that `statistics` of that many rows and elements a row cannot have (a row outside the rows,
+/// more NaN than elements); nullptr when all are possible. `rows` * `width` must not overflow.
+const char* impossible_measure(const Statistics& statistics, std::int64_t rows, std::int64_t width);
 
 /// The statistics of every point over its complete prompts, put together in order from /statistics/per_prompt. Without
 /// that group all are empty.

@@ -35,28 +35,32 @@ fs::path unready_path(const fs::path& path) {
   return path.parent_path() / text(".", path.filename().string(), kPartialSuffix, ".new");
 }
 
-Error exists_error(const fs::path& path, const char* what, const char* fix) {
+Error usage_error(const fs::path& path, const char* what, const char* fix) {
   return Error({.kind = ErrorKind::usage, .where = path.string(), .what = what, .fix = fix});
 }
 
 void expect_lock(const File& file) {
   if (file.try_lock()) return;
-  throw exists_error(file.path(), "another run is writing it", "wait for it to end, or choose another --output");
+  throw usage_error(file.path(), "another run is writing it", "wait for it to end, or choose another --output");
 }
 
-void expect_replaceable(const fs::path& path) {
+void expect_possible_name(const fs::path& path) {
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  if (!fs::is_directory(folder)) {
+    throw usage_error(path, "is in a folder that does not exist", "make the folder, or choose another --output");
+  }
   if (fs::exists(path) && !fs::is_regular_file(path)) {
-    throw exists_error(path, "is no regular file", "choose another --output");
+    throw usage_error(path, "is no regular file", "choose another --output");
   }
 }
 
 void expect_untouched(const fs::path& path) {
   if (fs::exists(path)) {
-    throw exists_error(path, "exists already", "--overwrite replaces it; or choose another --output");
+    throw usage_error(path, "exists already", "--overwrite replaces it; or choose another --output");
   }
   if (fs::exists(partial_path(path))) {
-    throw exists_error(partial_path(path), "holds a run that did not finish",
-                       "--resume continues it, --overwrite starts afresh; or choose another --output");
+    throw usage_error(partial_path(path), "holds a run that did not finish",
+                      "--resume continues it, --overwrite starts afresh; or choose another --output");
   }
 }
 
@@ -199,15 +203,15 @@ void Writer::State::write_marks(std::vector<std::size_t> marks) {
 
 Writer::Writer(fs::path path, const Layout& layout, IfExists if_exists) {
   expect_consistent(layout);
-  expect_replaceable(path);
+  expect_possible_name(path);
   if (if_exists == IfExists::refuse) expect_untouched(path);
   const bool continues = if_exists == IfExists::resume && fs::exists(partial_path(path));
   if (if_exists == IfExists::resume && !continues && fs::exists(path)) {
     state_ = std::make_unique<State>(path, File::open_for_reading(path));
     expect_same_run(path, state_->contents, layout);
     if (!state_->contents.is_finished) {
-      throw exists_error(path, "holds a run that did not finish, under the name of one that did",
-                         text("rename it to ", partial_path(path).string(), " to continue it").c_str());
+      throw usage_error(path, "holds a run that did not finish, under the name of one that did",
+                        text("rename it to ", partial_path(path).string(), " to continue it").c_str());
     }
     return;
   }
@@ -245,6 +249,10 @@ void Writer::read_rows(std::size_t point, std::int64_t first_row, std::span<std:
 
 void Writer::write_statistics(std::size_t point, std::int64_t prompt, const Statistics& statistics) {
   const std::size_t index = state_->checked_index(point, prompt);
+  const Contents& contents = state_->contents;
+  const std::int64_t rows = contents.first_row(point, prompt + 1) - contents.first_row(point, prompt);
+  expect(impossible_measure(statistics, rows, contents.points[point].point.width) == nullptr,
+         "statistics are of the prompt's rows, which are counted from its first");
   const std::lock_guard lock(state_->mutex);
   state_->pending_statistics.push_back({.index = index, .statistics = statistics});
   if (state_->pending_statistics.size() < kMaxPending) return;

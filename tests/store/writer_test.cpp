@@ -1,7 +1,11 @@
 #include "store/writer.h"
 
 #include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <csignal>
 #include <thread>
 
 #include "base/error.h"
@@ -181,6 +185,8 @@ TEST_CASE("a file that exists is not touched unless the caller says so") {
   std::filesystem::create_directory(folder / "a.h5");
   CHECK_THROWS_WITH_AS(Writer(folder / "a.h5", layout, Writer::IfExists::overwrite),
                        doctest::Contains("a.h5: is no regular file"), Error);
+  CHECK_THROWS_WITH_AS(Writer(folder / "nowhere/a.h5", layout, Writer::IfExists::refuse),
+                       doctest::Contains("a.h5: is in a folder that does not exist"), Error);
 }
 
 TEST_CASE("overwriting keeps the finished file until the new one is finished") {
@@ -371,6 +377,49 @@ TEST_CASE("a run that is not complete cannot be finished") {
   test::write_prompt(writer, layout, 0);
   CHECK_THROWS_WITH_AS(writer.finish({}), doctest::Contains("a run that finishes is complete"), Error);
   CHECK_FALSE(std::filesystem::exists(folder / "a.h5"));
+}
+
+TEST_CASE("statistics that the prompt's rows cannot have are our own mistake, told at once") {
+  const test::TemporaryFolder folder;
+  const Layout layout = test::sample_layout();
+  Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
+  Statistics statistics = test::sample_statistics(layout, 0, 2);
+  statistics.abs_max_row = 1;  // prompt 2 has one captured row
+  CHECK_THROWS_WITH_AS(writer.write_statistics(0, 2, statistics), doctest::Contains("counted from its first"), Error);
+  writer.write_statistics(3, 2, statistics);  // and two tokens
+}
+
+TEST_CASE("a run that is killed again and again ends as an undisturbed run does") {
+  const test::TemporaryFolder folder;
+  const Layout layout = test::sample_layout();
+  const auto begin = std::chrono::steady_clock::now();
+  test::write_run(folder / "undisturbed.h5", layout);
+  const std::chrono::duration<double, std::micro> whole_run = std::chrono::steady_clock::now() - begin;
+  const auto run = [&] {
+    Writer writer(folder / "a.h5", layout, Writer::IfExists::resume);
+    if (writer.is_finished()) return;
+    for (std::int64_t prompt = 0; prompt < 3; ++prompt) {
+      if (!writer.is_complete(5, prompt)) test::write_prompt(writer, layout, prompt);
+      writer.commit();
+    }
+    test::write_texts_and_finish(writer);
+  };
+  for (int kill = 0; kill < 40; ++kill) {
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      run();
+      ::_exit(0);
+    }
+    ::usleep(static_cast<useconds_t>(whole_run.count() * (kill % 8) / 7));  // from its first moment to its last
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    if (kill % 8 != 7) continue;
+    run();
+    check_same(Reader(folder / "undisturbed.h5"), Reader(folder / "a.h5"));
+    std::filesystem::remove(folder / "a.h5");
+  }
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 1);  // nothing else is left behind
 }
 
 TEST_CASE("many threads write at once, and what they mark before a commit is complete after it") {

@@ -85,8 +85,9 @@ struct Loops {
 };
 
 extern const Loops kBaselineLoops;
-extern const Loops kAvx2Loops;    // AVX2 and FMA
-extern const Loops kAvx512Loops;  // AVX-512 F, BW, DQ, VL
+extern const Loops kAvx2Loops;        // x86-64-v3: AVX2 and FMA
+extern const Loops kAvx512Loops;      // x86-64-v4
+extern const Loops kAvx512Bf16Loops;  // and AVX512_BF16
 
 /// Those that this processor can run, the fastest first; the last is kBaselineLoops.
 std::vector<const Loops*> supported_loops();

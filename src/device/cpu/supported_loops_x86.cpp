@@ -4,11 +4,11 @@ namespace layerprobe::device::cpu {
 
 std::vector<const Loops*> supported_loops() {
   std::vector<const Loops*> loops;
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("x86-64-v4")) {
+    if (__builtin_cpu_supports("avx512bf16")) loops.push_back(&kAvx512Bf16Loops);
     loops.push_back(&kAvx512Loops);
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) loops.push_back(&kAvx2Loops);
+  if (__builtin_cpu_supports("x86-64-v3")) loops.push_back(&kAvx2Loops);
   loops.push_back(&kBaselineLoops);
   return loops;
 }

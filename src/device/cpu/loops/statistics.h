@@ -71,11 +71,10 @@ inline F64 part_as_f64(F64 value) {
 /// The first column of magnitude `abs_max`, which the row has. Each lane looks for its own first, without a branch.
 template <typename Element>
 std::int64_t first_column_of(const Element* x, std::int64_t columns, Scalar<Element> abs_max) {
-  using Index = decltype(Vector<Element>{} == Vector<Element>{});
+  using Index = Lanes<Element>;
   const Index none = ~Index{} ^ (Index{} + 1) << (8 * sizeof(Index{}[0]) - 1);  // the largest
   Index first = none;
-  Index here = {};
-  for (std::int64_t lane = 0; lane < kLanes<Element>; ++lane) here[lane] = static_cast<std::int32_t>(lane);
+  Index here = lane_numbers<Element>();
   for_each_vector<Element>(columns, [&](std::int64_t column, auto access) {
     const Vector<Element> value = access.load(x + column);
     const Index found = ((value == abs_max) | (value == -abs_max)) ? here : none;

@@ -10,6 +10,8 @@
 namespace layerprobe::device::cpu {
 namespace {
 
+/// Bf16Terms: how attention multiplies queries and keys of bf16.
+template <typename Bf16Terms = SingleTerms<Bf16>>
 constexpr Loops loops_table(const char* name) {
   return {.name = name,
           .panel_bytes = 2 * kVectorBytes,
@@ -22,10 +24,10 @@ constexpr Loops loops_table(const char* name) {
           .add = add,
           .row_statistics = row_statistics,
           .mean_rows = mean_rows,
-          .pack_key_values = pack_key_values,
+          .pack_key_values = pack_key_values<Bf16Terms>,
           .attention_scratch_bytes = attention_scratch_bytes,
           .attention_query_tokens = kQueryTokens,
-          .attention = attention,
+          .attention = attention<Bf16Terms>,
           .pack_f64_weight = pack_f64_weight,
           .matmul_f64 = matmul_f64};
 }

@@ -62,6 +62,16 @@ template <typename Work>
   }
 }
 
+/// A vector of whole numbers as wide as the element's arithmetic type, and 0, 1, 2, ... in it.
+template <typename Element>
+using Lanes = decltype(Vector<Element>{} == Vector<Element>{});
+template <typename Element>
+inline Lanes<Element> lane_numbers() {
+  Lanes<Element> lanes = {};
+  for (int lane = 0; lane < kLanes<Element>; ++lane) lanes[lane] = lane;
+  return lanes;
+}
+
 // The bits of base/float16.h, a vector at a time.
 
 inline F32 widen(U16 half, Bf16) { return (F32)(__builtin_convertvector(half, U32) << 16); }
@@ -77,12 +87,14 @@ inline F32 widen(U16 half, F16) {
   return (F32)(value | sign);
 }
 
-inline U16 narrow(F32 value, Bf16) {
+/// The bits of `value` rounded to bf16 in their upper half; the lower half is of no meaning.
+inline U32 bf16_above(F32 value) {
   const U32 bits = (U32)value;
-  const U32 rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
-  const U32 quiet = (bits >> 16 & 0x8000u) | 0x7fc0u;
-  return __builtin_convertvector((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded, U16);
+  const U32 quiet = (bits & 0x80000000u) | 0x7fc00000u;
+  return value != value ? quiet : bits + 0x7fffu + (bits >> 16 & 1u);
 }
+
+inline U16 narrow(F32 value, Bf16) { return __builtin_convertvector(bf16_above(value) >> 16, U16); }
 
 inline U16 narrow(F32 value, F16) {
   const U32 bits = (U32)value;
@@ -139,11 +151,15 @@ inline void store_first(Element* p, Vector<Element> value, std::int64_t count) {
 /// value rounded to Element, as its arithmetic type.
 template <typename Element>
 inline Vector<Element> rounded(Vector<Element> value) {
-  if constexpr (sizeof(Element) == 2) {
-    return widen(narrow(value, Element{}), Element{});
-  } else {
-    return value;
-  }
+  return value;
+}
+template <>
+inline F32 rounded<Bf16>(F32 value) {
+  return (F32)(bf16_above(value) & 0xffff0000u);
+}
+template <>
+inline F32 rounded<F16>(F32 value) {
+  return widen(narrow(value, F16{}), F16{});
 }
 
 template <typename Element>
@@ -208,27 +224,43 @@ inline auto max_of_lanes(V value) {
 inline float square_root(float x) { return __builtin_sqrtf(x); }
 inline double square_root(double x) { return __builtin_sqrt(x); }
 
-/// e^x to about 1 ulp: x = n ln 2 + r, then the polynomial of Cephes' expf. NaN stays NaN, overflow is infinity.
+/// e^x to about 1 ulp: x = n ln 2 + r, then the polynomial of Cephes' expf. NaN stays NaN; infinity beyond f32's
+/// largest number, 0 below e^-87 (near its smallest normal one).
 inline F32 exponential(F32 x) {
   constexpr float kRounder = 0x1.8p23f;  // adding it leaves round(n) in the low bits
   x = x > 89.0f ? (F32{} + 89.0f) : x;
-  x = x < -104.0f ? (F32{} - 104.0f) : x;
   const F32 shifted = multiply_add(x, F32{} + 0x1.715476p0f, F32{} + kRounder);
-  const I32 n = (I32)shifted - 0x4b400000;
-  const F32 n_float = shifted - kRounder;
-  F32 r = multiply_add(n_float, F32{} - 0.693359375f, x);  // 355/512: exact even where product and sum round each
-  r = multiply_add(n_float, F32{} + 2.12194440e-4f, r);
+  const F32 n = shifted - kRounder;
+  F32 r = multiply_add(n, F32{} - 0.693359375f, x);  // 355/512: exact even where product and sum round each
+  r = multiply_add(n, F32{} + 2.12194440e-4f, r);
   F32 p = F32{} + 1.9875691500e-4f;
   p = multiply_add(p, r, F32{} + 1.3981999507e-3f);
   p = multiply_add(p, r, F32{} + 8.3334519073e-3f);
   p = multiply_add(p, r, F32{} + 4.1665795894e-2f);
   p = multiply_add(p, r, F32{} + 1.6666665459e-1f);
   p = multiply_add(p, r, F32{} + 5.0000001201e-1f);
-  const F32 value = multiply_add(p, r * r, r) + 1.0f;
-  const I32 half = n >> 1;  // two steps: 2^n itself may be out of range
-  const F32 scale = (F32)((half + 127) << 23);
-  const F32 rest = (F32)((n - half + 127) << 23);
-  return value * scale * rest;
+  p = multiply_add(p, r * r, r) + 1.0f;
+  const F32 half_scale = (F32)(((I32)shifted << 23) + (126 << 23));  // 2^(n - 1): 2^n itself may be infinite
+  p = p * half_scale;
+  p = p + p;
+  return x < -87.0f ? F32{} : p;
+}
+
+/// e^x for x <= 0 to 4 digits, 0 below the smallest normal number, NaN for NaN: 2^23 times (x log2(e) less a cubic in
+/// its fraction) plus the exponent's bias is the result's bit pattern. Malossi et al. 2015, "Fast exponential
+/// computation on SIMD architectures"; coefficients of torch's fexp_u20.
+inline F32 fast_exponential(F32 x) {
+  const F32 clamped = x < -87.3365447505531f ? (F32{} - 87.0f) : x;
+  const F32 y = clamped * 1.44269504f;
+  const F32 whole = __builtin_convertvector(__builtin_convertvector(y, I32), F32);
+  const F32 fraction = y - (whole > y ? whole - 1.0f : whole);
+  F32 cubic = multiply_add(fraction, F32{} - 0.079204240219773236f, F32{} - 0.22433836478672356f);
+  cubic = multiply_add(fraction, cubic, F32{} + 0.30354260500649682f);
+  cubic = multiply_add(fraction, cubic, F32{} + 0.00010703434948458272f);
+  const F32 bits = multiply_add(y - cubic, F32{} + 0x1p23f, F32{} + 127 * 0x1p23f);
+  const F32 value = (F32) __builtin_convertvector(bits, I32);
+  const F32 in_range = x < -87.3365447505531f ? F32{} : value;
+  return x == x ? in_range : x;
 }
 
 inline F64 exponential(F64 x) {

@@ -1,0 +1,265 @@
+#include <iomanip>
+#include <iostream>
+#include <memory>
+
+#include "base/bytes.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/command.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+#include "cli/usage.h"
+#include "runtime/session.h"
+
+namespace layerprobe::cli {
+namespace {
+
+struct RunArguments {
+  runtime::RunOptions run;
+  std::string test_type = "extract-all";
+  bool overwrite = false;
+  bool resume = false;
+  bool json = false;
+  bool quiet = false;
+};
+
+Json statistics_json(const Statistics& statistics) {
+  Json out;
+  out.set("count", statistics.count);
+  out.set("mean", statistics.mean());
+  out.set("std", statistics.std());
+  out.set("min", statistics.min);
+  out.set("max", statistics.max);
+  out.set("abs_max", statistics.abs_max);
+  out.set("abs_max_row", statistics.abs_max_row);
+  out.set("abs_max_column", statistics.abs_max_column);
+  out.set("nan_count", statistics.nan_count);
+  out.set("inf_count", statistics.inf_count);
+  return out;
+}
+
+Json ranked_json(const runtime::RunReport::Ranked& ranked) {
+  Json out;
+  out.set("prompt", ranked.prompt);
+  out.set("token", ranked.token);
+  Json ids(Json::Array{}), logits(Json::Array{}), texts(Json::Array{});
+  for (const std::int32_t id : ranked.ids) ids.push(id);
+  for (const float logit : ranked.logits) logits.push(double{logit});
+  for (const std::string& token : ranked.texts) texts.push(token);
+  out.set("ids", ids);
+  out.set("logits", logits);
+  out.set("texts", texts);
+  return out;
+}
+
+Json json_of(const runtime::RunReport& report) {
+  Json out;
+  out.set("output", report.output);
+  out.set("test_type", plan::name_of(report.test_type));
+  out.set("dtype", name_of(report.dtype));
+  out.set("device", report.device);
+  out.set("num_prompts", report.num_prompts);
+  out.set("num_tokens", report.num_tokens);
+  out.set("computed_tokens", report.computed_tokens);
+  out.set("captured_bytes", report.captured_bytes);
+  out.set("resumed_bytes", report.resumed_bytes);
+  out.set("was_finished", report.was_finished);
+  out.set("load_seconds", report.load_seconds);
+  out.set("run_seconds", report.run_seconds);
+  out.set("total_seconds", report.total_seconds);
+  out.set("waited_seconds", report.waited_seconds);
+  Json points(Json::Array{});
+  for (const runtime::RunReport::Point& point : report.points) {
+    Json row;
+    row.set("name", point.name);
+    row.set("width", point.width);
+    row.set("stored", point.stored);
+    row.set("statistics", statistics_json(point.statistics));
+    points.push(row);
+  }
+  out.set("points", points);
+  Json non_finite;
+  if (report.first_non_finite) {
+    non_finite.set("point", report.first_non_finite->point);
+    non_finite.set("prompt", report.first_non_finite->prompt);
+    non_finite.set("token", report.first_non_finite->token);
+    non_finite.set("nan_count", report.first_non_finite->nan_count);
+    non_finite.set("inf_count", report.first_non_finite->inf_count);
+  }
+  out.set("first_non_finite", non_finite);
+  Json top_k(Json::Array{});
+  for (const runtime::RunReport::Ranked& ranked : report.top_k) top_k.push(ranked_json(ranked));
+  out.set("top_k", top_k);
+  return out;
+}
+
+void print_top_k(const runtime::RunReport& report) {
+  constexpr std::size_t kShownRows = 20, kShownTokens = 5;
+  Table table({{"prompt"}, {"token"}, {"next tokens, largest logit first", Table::Align::left}});
+  for (const runtime::RunReport::Ranked& ranked : report.top_k) {
+    if (table.num_rows() == kShownRows) break;
+    std::string shown;
+    for (std::size_t i = 0; i < std::min(kShownTokens, ranked.ids.size()); ++i) {
+      const std::string token = ranked.texts.empty() ? text(ranked.ids[i]) : text('"', ranked.texts[i], '"');
+      shown += text(i == 0 ? "" : "  ", token, " ", number_text(ranked.logits[i]));
+    }
+    table.add_row({text(ranked.prompt), text(ranked.token), shown});
+  }
+  std::cout << table;
+  if (report.top_k.size() > kShownRows) {
+    std::cout << "(" << report.top_k.size() - kShownRows << " more rows in /topk of the file)\n";
+  }
+}
+
+void print_statistics(const runtime::RunReport& report) {
+  Table table({{"point", Table::Align::left}, {"mean"}, {"std"}, {"min"}, {"max"}, {"NaN"}, {"Inf"}});
+  for (const runtime::RunReport::Point& point : report.points) {
+    const Statistics& s = point.statistics;
+    table.add_row({point.name, number_text(s.mean()), number_text(s.std()), number_text(s.min), number_text(s.max),
+                   text(s.nan_count), text(s.inf_count)});
+  }
+  std::cout << table;
+}
+
+void print(const runtime::RunReport& report) {
+  if (report.was_finished) {
+    std::cout << report.output << " is finished and matches; nothing to do\n";
+    return;
+  }
+  print_statistics(report);
+  if (!report.top_k.empty()) print_top_k(report);
+  std::cout << plan::name_of(report.test_type) << " in " << name_of(report.dtype) << " on " << report.device << "\n"
+            << report.num_prompts << " prompts, " << report.num_tokens << " tokens, " << report.points.size()
+            << " points";
+  if (report.resumed_bytes > 0) std::cout << "; " << bytes_text(report.resumed_bytes) << " were complete before";
+  const double rate = static_cast<double>(report.computed_tokens) / std::max(report.run_seconds, 1e-9);
+  std::cout << "\nloaded in " << number_text(report.load_seconds) << " s, ran in " << number_text(report.run_seconds)
+            << " s (" << number_text(rate) << " tokens/s";
+  if (report.waited_seconds >= 0.05)
+    std::cout << "; compute waited " << number_text(report.waited_seconds) << " s for the disk";
+  std::cout << "), " << number_text(report.total_seconds) << " s in all\n";
+  if (report.output != "none") {
+    std::cout << "wrote " << report.output << ": " << bytes_text(report.captured_bytes + report.resumed_bytes)
+              << " of captures\n";
+  }
+}
+
+ExitCode run(RunArguments& arguments) {
+  arguments.run.request.test_type = plan::parse_test_type(arguments.test_type);
+  using IfExists = store::Writer::IfExists;
+  arguments.run.if_exists = arguments.overwrite ? IfExists::overwrite
+                            : arguments.resume  ? IfExists::resume
+                                                : IfExists::refuse;
+  for (std::string& prompt : arguments.run.input.prompts) {
+    if (prompt.starts_with(kTextMark)) prompt.erase(0, 1);
+  }
+  runtime::RunReport report;
+  {
+    Progress progress(arguments.quiet);
+    report = runtime::run(arguments.run, progress.watch());
+  }
+  if (arguments.json) {
+    std::cout << json_of(report).dump(2) << "\n";
+  } else if (!arguments.quiet) {
+    print(report);
+  }
+  if (!report.first_non_finite) return ExitCode::success;
+  const runtime::RunReport::NonFinite& found = *report.first_non_finite;
+  std::cerr << "not finite: first in " << found.point << ", prompt " << found.prompt << ", "
+            << (found.token < 0 ? std::string("mean") : text("token ", found.token)) << " (" << found.nan_count
+            << " NaN and " << found.inf_count << " infinite values in this point)\n";
+  return ExitCode::differs;
+}
+
+void add_input_options(CLI::App& command, runtime::InputOptions& input) {
+  const char* group = "Input (exactly one kind)";
+  command.add_option("--prompt", input.prompts, "A prompt; may be repeated")
+      ->type_name("TEXT")
+      ->take_all()
+      ->allow_extra_args(false)
+      ->group(group);
+  command.add_option("--prompts", input.prompts_file, ".txt with a prompt a line, or .jsonl with text or input_ids")
+      ->type_name("FILE")
+      ->group(group);
+  command
+      .add_option("--input-ids", input.input_ids_file,
+                  ".json with a list of ids a prompt ([[1, 5], [7]]), or .npy with integers [prompts, tokens]")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--random-tokens", input.random_tokens, "Random ids: prompts x tokens, and a seed (0)")
+      ->type_name("64x1024[:SEED]")
+      ->group(group);
+  command
+      .add_option("--hidden-states", input.hidden_states_file,
+                  "A captured file whose hidden states are fed to single and multi")
+      ->type_name("FILE.h5")
+      ->group(group);
+  command
+      .add_option("--random-hidden-states", input.random_hidden_states,
+                  "Normally distributed hidden states for single and multi (single: 1x128:0 without any input)")
+      ->type_name("1x128[:SEED]")
+      ->group(group);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Command& chosen) {
+  const auto arguments = std::make_shared<RunArguments>();
+  CLI::App* command = app.add_subcommand("run", "Run a model and keep what its layers computed (the default command)");
+  runtime::RunOptions& run_options = arguments->run;
+  plan::Request& request = run_options.request;
+  command
+      ->add_option(
+          "--model", run_options.model,
+          "A folder with config.json and *.safetensors, a .gguf file, or an org/name in the Hugging Face cache")
+      ->envname("MODEL_PATH")
+      ->required()
+      ->type_name("PATH");
+  command
+      ->add_option("--test-type", arguments->test_type,
+                   "single: layers by themselves; multi: a range of layers; full: the whole model with its head; "
+                   "extract-all: the output of every layer")
+      ->capture_default_str()
+      ->type_name("single|multi|full|extract-all");
+  command
+      ->add_option(
+          "--layers", request.layers,
+          "3, 0-7 or 0,8,-1: what single (default 0) and multi (all) run, what full and extract-all keep (all)")
+      ->type_name("LAYERS");
+  add_input_options(*command, run_options.input);
+  command
+      ->add_option("--dtype", run_options.dtype,
+                   "auto (config.json's; bfloat16 for a GGUF), bfloat16, float16, float32 or float64")
+      ->capture_default_str()
+      ->type_name("DTYPE");
+  command->add_option("--device-map", run_options.device_map, "auto or cpu")
+      ->envname("DEVICE_MAP")
+      ->capture_default_str()
+      ->type_name("MAP");
+  command
+      ->add_option("--capture", request.capture,
+                   "Patterns of points to keep instead of the test type's own, comma-separated or repeated; * stops "
+                   "at a dot, ** does not")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->take_all()
+      ->type_name("PATTERNS");
+  command
+      ->add_option("--tokens", request.tokens,
+                   "Positions of each prompt to keep: all, last, mean or START:STOP:STEP (all; full: last)")
+      ->type_name("TOKENS");
+  command
+      ->add_option("--tokens-per-batch", request.tokens_per_batch,
+                   "Tokens that go through a layer together (chosen by the plan); a longer prompt goes by itself")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  command->add_option("--output", run_options.output, "Where it goes (<model>-<test-type>.h5 here); none discards it")
+      ->type_name("FILE.h5|none");
+  CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");
+  command->add_flag("--resume", arguments->resume, "Continue the output's partial file")->excludes(overwrite);
+  command->add_flag("--json", arguments->json, "Print the report as JSON");
+  command->add_flag("--quiet", arguments->quiet, "No progress, warnings or report");
+  command->callback([&chosen, arguments] { chosen = [arguments] { return run(*arguments); }; });
+}
+
+}  // namespace layerprobe::cli

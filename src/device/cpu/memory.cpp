@@ -1,0 +1,24 @@
+#include "device/cpu/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace layerprobe::device::cpu {
+
+Buffer allocate_bytes(std::size_t bytes) {
+  constexpr auto kStep = static_cast<std::size_t>(kAlignment);
+  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + kStep - 1) / kStep * kStep;
+  void* data = rounded < bytes ? nullptr : std::aligned_alloc(kStep, rounded);
+  if (data == nullptr) {
+    throw Error({.kind = ErrorKind::resource,
+                 .where = "cpu",
+                 .what = text("not enough memory for ", bytes, " bytes"),
+                 .fix = "lower --tokens-per-batch, or run fewer layers with --layers"});
+  }
+  return Buffer(data, bytes, std::free);
+}
+
+}  // namespace layerprobe::device::cpu

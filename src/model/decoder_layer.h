@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "device/ops.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace layerprobe::model {
+
+/// How a layer shows its values to whoever keeps them. A suffix is one of model/points.h's values.
+struct Observe {
+  /// Is the value asked for? What is not made on the way is made only then.
+  std::function<bool(std::string_view suffix)> wants;
+  /// The value stays as it is until the call returns.
+  std::function<void(std::string_view suffix, const device::Tensor& value)> see;
+
+  void operator()(std::string_view suffix, const device::Tensor& value) const {
+    if (wants(suffix)) see(suffix, value);
+  }
+};
+
+/// Memory for one micro-batch going through layers: all values of one layer, and the residual stream on both sides of
+/// it, so that what leaves a layer is not written over while it is being copied out. Tensors are [max_tokens, width].
+class Activations {
+ public:
+  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops);
+
+  /// The same memory for this many tokens, at most max_tokens.
+  void resize(std::int64_t num_tokens);
+
+  static std::size_t bytes(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens);
+
+  device::Tensor hidden_states;       // [num_tokens, hidden_size], enters the layer
+  device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it
+  device::Tensor residual;            // [num_tokens, hidden_size], between attention and MLP
+  device::Tensor normed;              // [num_tokens, hidden_size]
+  device::Tensor qkv;                 // [num_tokens, query_size + 2 * key_value_size]
+  device::Tensor attn_weighted;       // [num_tokens, query_size]
+  device::Tensor block_output;        // [num_tokens, hidden_size], of attention, then of the MLP
+  device::Tensor gate_up;             // [num_tokens, 2 * intermediate_size]
+  device::Tensor activated;           // [num_tokens, intermediate_size]
+  device::Tensor cos, sin;            // [num_tokens, head_dim / 2]
+
+ private:
+  device::Buffer buffer_;
+};
+
+/// Runs one decoder layer on packed prompts: a.hidden_states in, a.next_hidden_states out. `cu_seqlens`
+/// ([num_prompts + 1]) begins with 0 and ends with the number of tokens; a.cos and a.sin are filled. Line by line
+/// transformers' LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer and Qwen3DecoderLayer.
+void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
+                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, Activations& a,
+                           const Observe& observe);
+
+}  // namespace layerprobe::model

@@ -1,0 +1,109 @@
+#include "model/tensors.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace layerprobe::model {
+namespace {
+
+constexpr std::size_t kNamesInMessage = 4;
+
+std::string listed(const std::vector<std::string>& names) {
+  const std::size_t shown = std::min(names.size(), kNamesInMessage);
+  std::string out = join(std::span(names).first(shown), ", ");
+  if (names.size() > shown) out += text(" and ", names.size() - shown, " more");
+  return out;
+}
+
+}  // namespace
+
+std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer) {
+  const std::string prefix = text("model.layers.", layer, ".");
+  const std::int64_t hidden = config.hidden_size;
+  const std::int64_t intermediate = config.intermediate_size;
+  std::vector<ExpectedTensor> out;
+  const auto linear = [&](const char* name, std::int64_t out_features, std::int64_t in_features, bool bias) {
+    out.push_back({prefix + name + ".weight", {out_features, in_features}});
+    if (bias) out.push_back({prefix + name + ".bias", {out_features}});
+  };
+  out.push_back({prefix + "input_layernorm.weight", {hidden}});
+  linear("self_attn.q_proj", config.query_size(), hidden, config.qkv_bias);
+  linear("self_attn.k_proj", config.key_value_size(), hidden, config.qkv_bias);
+  linear("self_attn.v_proj", config.key_value_size(), hidden, config.qkv_bias);
+  if (config.qk_norm) {
+    out.push_back({prefix + "self_attn.q_norm.weight", {config.head_dim}});
+    out.push_back({prefix + "self_attn.k_norm.weight", {config.head_dim}});
+  }
+  linear("self_attn.o_proj", hidden, config.query_size(), config.o_bias);
+  out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
+  linear("mlp.gate_proj", intermediate, hidden, config.mlp_bias);
+  linear("mlp.up_proj", intermediate, hidden, config.mlp_bias);
+  linear("mlp.down_proj", hidden, intermediate, config.mlp_bias);
+  return out;
+}
+
+ExpectedTensor embedding_tensor(const ModelConfig& config) {
+  return {"model.embed_tokens.weight", {config.vocab_size, config.hidden_size}};
+}
+
+ExpectedTensor norm_tensor(const ModelConfig& config) { return {"model.norm.weight", {config.hidden_size}}; }
+
+ExpectedTensor lm_head_tensor(const ModelConfig& config) {
+  if (config.tie_word_embeddings) return embedding_tensor(config);
+  return {"lm_head.weight", {config.vocab_size, config.hidden_size}};
+}
+
+std::vector<std::string> check_tensors(const ModelConfig& config, const weights::Checkpoint& checkpoint) {
+  std::vector<ExpectedTensor> expected = {embedding_tensor(config), norm_tensor(config)};
+  if (!config.tie_word_embeddings) expected.push_back(lm_head_tensor(config));
+  for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    std::ranges::move(layer_tensors(config, layer), std::back_inserter(expected));
+  }
+
+  const std::string where = checkpoint.path().string();
+  std::set<std::string_view> known;
+  std::vector<std::string> missing;
+  for (const ExpectedTensor& tensor : expected) {
+    known.insert(tensor.name);
+    const weights::TensorInfo* found = checkpoint.find(tensor.name);
+    if (found == nullptr) {
+      missing.push_back(tensor.name);
+    } else if (found->shape != tensor.shape) {
+      throw Error(
+          {.kind = ErrorKind::input,
+           .where = text(checkpoint.files()[static_cast<std::size_t>(found->file)].string(), ": ", tensor.name),
+           .what = text("shape is ", shape_text(found->shape), " where config.json says ", shape_text(tensor.shape)),
+           .fix = "the weights and config.json are of different models; fetch both from one revision"});
+    }
+  }
+  // A base-model export has no head and is all that most runs need: `full` asks for it by itself.
+  std::erase(missing, "lm_head.weight");
+  if (!missing.empty()) {
+    throw Error(
+        {.kind = ErrorKind::input,
+         .where = where,
+         .what = text("has no tensor ", listed(missing)),
+         .fix = "the checkpoint is not whole, or config.json is of another model; fetch both from one revision"});
+  }
+
+  std::vector<std::string> unused, unknown;
+  for (const weights::TensorInfo& tensor : checkpoint.tensors()) {
+    if (known.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
+    const bool inert = tensor.name.ends_with(".rotary_emb.inv_freq");
+    (tensor.name.starts_with("model.") && !inert ? unknown : unused).push_back(tensor.name);
+  }
+  if (!unknown.empty()) {
+    throw Error({.kind = ErrorKind::input,
+                 .where = where,
+                 .what = text("has tensors that ", config.model_type,
+                              " with this config.json has no use for: ", listed(unknown)),
+                 .fix = "they would change what the model computes; check model_type, num_hidden_layers and the bias "
+                        "keys of config.json"});
+  }
+  return unused;
+}
+
+}  // namespace layerprobe::model

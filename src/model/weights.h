@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "device/ops.h"
+#include "model/config.h"
+#include "weights/checkpoint.h"
+
+namespace layerprobe::model {
+
+/// A matrix or vector on a device that owns its memory.
+struct OwnedTensor {
+  device::Buffer buffer;
+  device::Tensor tensor;
+};
+
+/// The weights of one decoder layer on one device, in the run's dtype.
+struct LayerWeights {
+  OwnedTensor input_layernorm;                     // [1, hidden_size]
+  std::unique_ptr<device::MatMulWeight> qkv_proj;  // q_proj, k_proj, v_proj stacked
+  OwnedTensor q_norm, k_norm;                      // [1, head_dim]; without data unless config.qk_norm
+  std::unique_ptr<device::MatMulWeight> o_proj;
+  OwnedTensor post_attention_layernorm;                // [1, hidden_size]
+  std::unique_ptr<device::MatMulWeight> gate_up_proj;  // gate_proj, up_proj stacked
+  std::unique_ptr<device::MatMulWeight> down_proj;
+};
+
+/// Reads a checkpoint's tensors to a device, converted to one dtype. One tensor at a time is on the host.
+class WeightLoader {
+ public:
+  /// `read` is told the bytes of each tensor as the checkpoint stores them, once it has been read.
+  WeightLoader(const ModelConfig& config, const weights::Checkpoint& checkpoint, Dtype dtype, device::Ops& ops,
+               std::function<void(std::uint64_t bytes)> read);
+
+  LayerWeights layer(std::int64_t layer);
+  OwnedTensor embedding();                          // [vocab_size, hidden_size]
+  OwnedTensor norm();                               // [1, hidden_size]
+  std::unique_ptr<device::MatMulWeight> lm_head();  // throws Error(input) when the checkpoint has none
+  std::vector<float> rope_divisors();               // a GGUF's rope_freqs.weight; empty when there is none
+
+  /// What layer(), embedding(), ... will read, in the checkpoint's own bytes.
+  std::uint64_t layer_bytes(std::int64_t layer) const;
+  std::uint64_t embedding_bytes() const;
+  std::uint64_t norm_bytes() const;
+  std::uint64_t lm_head_bytes() const;
+
+ private:
+  std::vector<std::byte> read(const std::string& name);
+  OwnedTensor tensor(const std::string& name);
+  std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<std::string> modules, bool bias);
+  std::uint64_t stored_bytes(const std::string& name) const;
+
+  const ModelConfig& config_;
+  const weights::Checkpoint& checkpoint_;
+  Dtype dtype_;
+  device::Ops& ops_;
+  std::function<void(std::uint64_t)> read_;
+};
+
+}  // namespace layerprobe::model

@@ -1,0 +1,205 @@
+#include "runtime/forward_pass.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "base/error.h"
+#include "base/float16.h"
+#include "model/points.h"
+
+namespace layerprobe::runtime {
+namespace {
+
+constexpr std::size_t kLogitsBytes = std::size_t{16} << 20;  // at once: the rest of the kept rows comes after
+
+double logit_at(const std::byte* row, Dtype dtype, std::size_t id) {
+  switch (dtype) {
+    case Dtype::f64:
+      return reinterpret_cast<const double*>(row)[id];
+    case Dtype::f32:
+      return reinterpret_cast<const float*>(row)[id];
+    case Dtype::f16:
+      return f32_of_f16(reinterpret_cast<const std::uint16_t*>(row)[id]);
+    default:
+      return f32_of_bf16(reinterpret_cast<const std::uint16_t*>(row)[id]);
+  }
+}
+
+/// Ranks one row of logits. A NaN ranks below all numbers.
+TopK largest(const std::byte* row, Dtype dtype, std::int64_t vocab_size, std::int64_t top_k) {
+  std::vector<double> logits(static_cast<std::size_t>(vocab_size));
+  for (std::size_t id = 0; id < logits.size(); ++id) {
+    const double logit = logit_at(row, dtype, id);
+    logits[id] = logit == logit ? logit : -std::numeric_limits<double>::infinity();
+  }
+  std::vector<std::int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto before = [&](std::int32_t a, std::int32_t b) {
+    const double left = logits[static_cast<std::size_t>(a)], right = logits[static_cast<std::size_t>(b)];
+    return left != right ? left > right : a < b;
+  };
+  std::partial_sort(ids.begin(), ids.begin() + top_k, ids.end(), before);
+  ids.resize(static_cast<std::size_t>(top_k));
+  TopK out{.ids = ids, .logits = {}};
+  for (const std::int32_t id : ids) {
+    out.logits.push_back(static_cast<float>(logit_at(row, dtype, static_cast<std::size_t>(id))));
+  }
+  return out;
+}
+
+}  // namespace
+
+ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& plan, const Prompts& prompts,
+                         device::Ops& ops, capture::Recorder& recorder,
+                         std::function<void(std::int64_t row, const TopK&)> rank)
+    : config_(config),
+      plan_(plan),
+      prompts_(prompts),
+      ops_(ops),
+      recorder_(recorder),
+      rank_(std::move(rank)),
+      kept_(static_cast<std::size_t>(config.num_hidden_layers)) {
+  const std::vector<model::LayerPoint> points = model::layer_points(config);
+  for (std::size_t i = 0; i < plan.points.size(); ++i) {
+    const std::string& name = plan.points[i].point.name;
+    const int layer = layer_of(name);
+    if (layer < 0) continue;
+    const std::string_view suffix = std::string_view(name).substr(model::layer_point_name(layer, "").size());
+    const auto point = std::ranges::find(points, suffix, &model::LayerPoint::suffix);
+    expect(point != points.end(), "a planned point is one of the layer's");
+    kept_[static_cast<std::size_t>(layer)].emplace_back(point->value, i);
+  }
+}
+
+void ForwardPass::load(model::WeightLoader& loader, std::span<const std::int64_t> layers) {
+  weights_.clear();
+  layers_.assign(layers.begin(), layers.end());
+  if (plan_.runs_embedding && !embedding_) embedding_ = loader.embedding();
+  for (const std::int64_t layer : layers_) weights_.push_back(loader.layer(layer));
+  if (plan_.runs_norm && !norm_) norm_ = loader.norm();
+  if (plan_.runs_lm_head && !lm_head_) lm_head_ = loader.lm_head();
+  if (!rope_) rope_.emplace(config_, plan_.dtype, loader.rope_divisors());
+}
+
+void ForwardPass::prepare(const capture::Batch& batch) {
+  const std::int64_t num_tokens = batch.num_tokens();
+  if (num_tokens > max_tokens_) {
+    activations_.reset();
+    max_tokens_ = std::max(num_tokens, std::min(plan_.tokens_per_batch, prompts_.num_tokens()));
+    activations_.emplace(config_, plan_.dtype, max_tokens_, ops_);
+  }
+  activations_->resize(num_tokens);
+  const std::size_t bytes = static_cast<std::size_t>(num_tokens * (config_.head_dim / 2)) * size_of(plan_.dtype);
+  cos_.resize(bytes);
+  sin_.resize(bytes);
+  rope_->fill(batch.cu_seqlens, cos_.data(), sin_.data());
+  ops_.copy_from_host(activations_->cos, cos_.data());
+  ops_.copy_from_host(activations_->sin, sin_.data());
+}
+
+void ForwardPass::run_from_ids(const capture::Batch& batch) {
+  prepare(batch);
+  const std::int64_t first_token = prompts_.cu_seqlens[static_cast<std::size_t>(batch.first_prompt)];
+  ops_.embedding(
+      {.out = activations_->hidden_states,
+       .weight = embedding_->tensor,
+       .input_ids = std::span(prompts_.input_ids)
+                        .subspan(static_cast<std::size_t>(first_token), static_cast<std::size_t>(batch.num_tokens()))});
+  record("model.embed_tokens", batch, activations_->hidden_states);
+  run_layers(batch, layers_.empty() ? 0 : layers_.front());
+}
+
+void ForwardPass::run_from_hidden_states(const capture::Batch& batch, std::int64_t first_layer,
+                                         std::span<const std::byte> hidden_states) {
+  prepare(batch);
+  ops_.copy_from_host(activations_->hidden_states, hidden_states.data());
+  run_layers(batch, first_layer);
+}
+
+void ForwardPass::run_layers(const capture::Batch& batch, std::int64_t first_layer) {
+  model::Activations& a = *activations_;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (layers_[i] < first_layer) continue;
+    model::forward_decoder_layer(config_, weights_[i], layers_[i], batch.cu_seqlens, ops_, a,
+                                 observer(batch, layers_[i]));
+    std::swap(a.hidden_states, a.next_hidden_states);
+    after_layer(batch.num_tokens());
+  }
+  if (!plan_.runs_norm) return;
+  record("model.norm:input", batch, a.hidden_states);
+  ops_.rms_norm({.out = a.normed,
+                 .hidden_states = a.hidden_states,
+                 .weight = norm_->tensor,
+                 .rms_norm_eps = config_.rms_norm_eps});
+  record("model.norm", batch, a.normed);
+  if (plan_.runs_lm_head) run_head(batch);
+}
+
+void ForwardPass::run_head(const capture::Batch& batch) {
+  const auto head = plan_.find("lm_head");
+  const auto head_input = plan_.find("lm_head:input");
+  std::vector<std::int32_t> selected = recorder_.selected_rows(batch);
+  if (plan_.keeps_mean) {  // the head needs all tokens before it can be averaged
+    selected.resize(static_cast<std::size_t>(batch.num_tokens()));
+    std::iota(selected.begin(), selected.end(), 0);
+  }
+  if (selected.empty()) {  // a slice that no prompt of the batch reaches
+    const auto nothing = device::Tensor::contiguous(nullptr, plan_.dtype, 0, 0);
+    for (const auto& point : {head_input, head}) {
+      if (point) recorder_.record_selected(*point, batch, 0, nothing, true);
+    }
+    return;
+  }
+  const std::size_t row_bytes = static_cast<std::size_t>(config_.vocab_size) * size_of(plan_.dtype);
+  const std::size_t num_rows = plan_.keeps_mean ? selected.size() : std::max<std::size_t>(1, kLogitsBytes / row_bytes);
+  const auto first_file_row = plan_.rows.cu_rows[static_cast<std::size_t>(batch.first_prompt)];
+  for (std::size_t first = 0; first < selected.size(); first += num_rows) {
+    const std::size_t count = std::min(num_rows, selected.size() - first);
+    const auto rows = static_cast<std::int64_t>(count);
+    const device::Buffer input_buffer =
+        ops_.allocate(count * static_cast<std::size_t>(config_.hidden_size) * size_of(plan_.dtype));
+    const device::Buffer logits_buffer = ops_.allocate(count * row_bytes);
+    const auto input = device::Tensor::contiguous(input_buffer.data(), plan_.dtype, rows, config_.hidden_size);
+    const auto logits = device::Tensor::contiguous(logits_buffer.data(), plan_.dtype, rows, config_.vocab_size);
+    ops_.embedding(
+        {.out = input, .weight = activations_->normed, .input_ids = std::span(selected).subspan(first, count)});
+    ops_.matmul({.out = logits, .x = input, .weight = *lm_head_});
+    if (plan_.keeps_mean) {
+      if (head_input) recorder_.record(*head_input, batch, input);
+      if (head) recorder_.record(*head, batch, logits);
+      continue;
+    }
+    const auto from = static_cast<std::int64_t>(first);
+    const bool last = first + count == selected.size();
+    if (plan_.top_k > 0) {
+      std::vector<std::byte> on_host(row_bytes);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        ops_.copy_to_host(on_host.data(), logits.row_slice(row, 1));
+        rank_(first_file_row + from + row, largest(on_host.data(), plan_.dtype, config_.vocab_size, plan_.top_k));
+      }
+    }
+    if (head_input) recorder_.record_selected(*head_input, batch, from, input, last);
+    if (head) recorder_.record_selected(*head, batch, from, logits, last);
+  }
+}
+
+model::Observe ForwardPass::observer(const capture::Batch& batch, std::int64_t layer) {
+  const auto& kept = kept_[static_cast<std::size_t>(layer)];
+  return {.wants =
+              [&kept](std::string_view value) {
+                return std::ranges::any_of(kept, [&](const auto& k) { return k.first == value; });
+              },
+          .see =
+              [this, &kept, &batch](std::string_view value, const device::Tensor& tensor) {
+                for (const auto& [kept_value, point] : kept) {
+                  if (kept_value == value) recorder_.record(point, batch, tensor);
+                }
+              }};
+}
+
+void ForwardPass::record(std::string_view name, const capture::Batch& batch, const device::Tensor& value) {
+  if (const auto point = plan_.find(name)) recorder_.record(*point, batch, value);
+}
+
+}  // namespace layerprobe::runtime

@@ -1,0 +1,370 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <ctime>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "capture/recorder.h"
+#include "device/ops.h"
+#include "model/config.h"
+#include "model/tensors.h"
+#include "model/weights.h"
+#include "runtime/forward_pass.h"
+#include "runtime/hidden_states.h"
+#include "runtime/schedule.h"
+#include "tokenizer/tokenizer.h"
+#include "weights/checkpoint.h"
+
+namespace layerprobe::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// ISO 8601, UTC.
+std::string now_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  std::array<char, 32> out{};
+  std::strftime(out.data(), out.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return out.data();
+}
+
+Dtype choose_dtype(const std::string& given, const model::ModelConfig& config, const weights::Checkpoint& checkpoint) {
+  if (given == "auto") return checkpoint.is_gguf() ? Dtype::bf16 : config.dtype.value_or(Dtype::bf16);
+  const std::optional<Dtype> dtype = find_dtype(given);
+  if (dtype) return *dtype;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "--dtype",
+               .what = text("\"", given, "\" is no dtype"),
+               .fix = "choose auto, bfloat16, float16, float32 or float64"});
+}
+
+/// Random hidden states for single and multi where nothing is given. Throws Error(usage) unless that leaves one kind.
+InputOptions with_default(InputOptions input, plan::TestType test_type) {
+  const bool takes_hidden_states = test_type == plan::TestType::single || test_type == plan::TestType::multi;
+  if (input.kinds() == 0 && takes_hidden_states) input.random_hidden_states = "1x128:0";
+  if (input.kinds() == 1) return input;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "input",
+               .what = input.kinds() == 0 ? "no input is given" : "more than one kind of input is given",
+               .fix = "give one of --prompt, --prompts, --input-ids, --random-tokens, --hidden-states, "
+                      "--random-hidden-states"});
+}
+
+/// The one device of a run: the host's processors.
+void check_device_map(const std::string& device_map) {
+  if (device_map == "auto" || device_map == "cpu" || device_map == "cpu:0") return;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "--device-map",
+               .what = text("\"", device_map, "\" is not available: this program has no GPU backend yet"),
+               .fix = "use --device-map cpu, or auto"});
+}
+
+/// Made at the first text, so that runs without text need no tokenizer.
+class LazyTokenizer {
+ public:
+  explicit LazyTokenizer(const weights::Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+
+  const tokenizer::Tokenizer& get() {
+    if (!tokenizer_) tokenizer_.emplace(open());
+    return *tokenizer_;
+  }
+
+  /// nullptr where the checkpoint has none that can be used.
+  const tokenizer::Tokenizer* get_if_any() {
+    try {
+      return &get();
+    } catch (const Error&) {
+      return nullptr;
+    }
+  }
+
+ private:
+  tokenizer::Tokenizer open() const {
+    std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint_.gguf_tokenizer();
+    if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint_.path());
+    return tokenizer::Tokenizer::from_gguf({.model = std::move(gguf->model),
+                                            .pre = std::move(gguf->pre),
+                                            .tokens = std::move(gguf->tokens),
+                                            .token_types = std::move(gguf->token_types),
+                                            .merges = std::move(gguf->merges),
+                                            .bos_token_id = gguf->bos_token_id,
+                                            .add_bos_token = gguf->add_bos_token},
+                                           checkpoint_.path().string());
+  }
+
+  const weights::Checkpoint& checkpoint_;
+  std::optional<tokenizer::Tokenizer> tokenizer_;
+};
+
+/// All that a run follows from, held against each other before any weight is read.
+struct Prepared {
+  weights::Checkpoint checkpoint;
+  model::ModelConfig config;
+  LazyTokenizer tokenizer;
+  std::optional<HiddenStates> hidden_states;
+  Prompts prompts;
+  plan::Plan plan;
+  std::unique_ptr<device::Ops> ops;
+
+  explicit Prepared(const RunOptions& options, const Watch& watch)
+      : checkpoint(weights::Checkpoint::open(options.model)),
+        config(model::read_config(checkpoint.config(), config_name())),
+        tokenizer(checkpoint) {
+    check_device_map(options.device_map);
+    warn_unused(watch);
+    const InputOptions input = with_default(options.input, options.request.test_type);
+    if (input.feeds_hidden_states()) {
+      hidden_states.emplace(input, config);
+      prompts = hidden_states->prompts();
+    } else {
+      prompts = read_prompts(input, config, [this](std::string_view prompt) { return tokenizer.get().encode(prompt); });
+    }
+    plan::Request request = options.request;
+    request.has_prompts = !hidden_states;
+    plan = plan::make_plan(config, choose_dtype(options.dtype, config, checkpoint), prompts, request);
+    if (hidden_states) {
+      const bool single = plan.test_type == plan::TestType::single;
+      for (std::size_t i = 0; i < (single ? plan.layers.size() : 1); ++i) hidden_states->check(plan.layers[i]);
+    }
+    warn_long_prompts(watch);
+    ops = device::cpu_ops();
+  }
+
+ private:
+  std::string config_name() const {
+    return checkpoint.is_gguf() ? checkpoint.path().string() : (checkpoint.path() / "config.json").string();
+  }
+
+  void warn_unused(const Watch& watch) const {
+    const auto warn = [&](const std::vector<std::string>& names, const char* what) {
+      if (!names.empty()) watch.warn(text(what, " not used: ", join(names, ", ")));
+    };
+    warn(config.unused_keys, "config.json keys");
+    warn(model::check_tensors(config, checkpoint), "tensors");
+  }
+
+  void warn_long_prompts(const Watch& watch) const {
+    for (std::int64_t prompt = 0; prompt < prompts.num_prompts(); ++prompt) {
+      if (prompts.length(prompt) <= config.max_position_embeddings) continue;
+      watch.warn(text("prompt ", prompt, " has ", prompts.length(prompt), " tokens, more than the model's ",
+                      config.max_position_embeddings, " positions (max_position_embeddings)"));
+    }
+  }
+};
+
+store::Layout make_layout(const Prepared& prepared, const RunOptions& options) {
+  const plan::Plan& plan = prepared.plan;
+  store::Layout layout;
+  layout.points = plan.points;
+  layout.prompts = prepared.prompts;
+  layout.rows = plan.rows;
+  layout.top_k = plan.top_k;
+  layout.identity = {{"model_hash", prepared.checkpoint.hash()},
+                     {"model_type", prepared.config.model_type},
+                     {"test_type", std::string(plan::name_of(plan.test_type))},
+                     {"dtype", std::string(name_of(plan.dtype))},
+                     {"numerics", std::string("reference")},
+                     {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
+                     {"code_path", prepared.ops->code_path()}};
+  layout.information = {{"model", std::filesystem::absolute(prepared.checkpoint.path()).string()},
+                        {"program", std::string("layerprobe ") + LAYERPROBE_VERSION},
+                        {"command_line", options.command_line},
+                        {"device_map", options.device_map},
+                        {"device", prepared.ops->name()},
+                        {"tokens_per_batch", plan.tokens_per_batch},
+                        {"start_time", now_text()}};
+  return layout;
+}
+
+/// Points a reader at what went wrong first: in the order of the forward pass, then of the prompts and tokens.
+std::optional<RunReport::NonFinite> find_non_finite(const std::vector<RunReport::Point>& points, const plan::Plan& plan,
+                                                    const Prompts& prompts) {
+  for (const RunReport::Point& point : points) {
+    const Statistics& all = point.statistics;
+    if (all.nan_count + all.inf_count == 0) continue;
+    const std::int64_t row = all.first_non_finite_row;
+    const std::vector<std::int64_t>& bounds = point.stored ? plan.rows.cu_rows : prompts.cu_seqlens;
+    const auto prompt = std::ranges::upper_bound(bounds, row) - bounds.begin() - 1;
+    const std::int64_t token = point.stored ? plan.rows.position[static_cast<std::size_t>(row)]
+                                            : row - bounds[static_cast<std::size_t>(prompt)];
+    return RunReport::NonFinite{
+        .point = point.name, .prompt = prompt, .token = token, .nan_count = all.nan_count, .inf_count = all.inf_count};
+  }
+  return std::nullopt;
+}
+
+/// Runs what is prepared; one object so that its steps need no long lists of arguments.
+class Session {
+ public:
+  Session(Prepared& prepared, store::Layout layout, store::Writer* writer, const Watch& watch)
+      : prepared_(prepared),
+        layout_(std::move(layout)),
+        writer_(writer),
+        watch_(watch),
+        recorder_(*prepared.ops, layout_, prepared.plan.keeps_mean, writer),
+        forward_(prepared.config, prepared.plan, prepared.prompts, *prepared.ops, recorder_,
+                 [this](std::int64_t row, const TopK& top) { rank(row, top); }) {
+    forward_.after_layer = [this](std::int64_t tokens) { tell_running(tokens); };
+  }
+
+  void run(RunReport& report) {
+    const plan::Plan& plan = prepared_.plan;
+    const IsComplete is_complete = [this](std::size_t point, std::int64_t prompt) {
+      return writer_ != nullptr && writer_->is_complete(point, prompt);
+    };
+    const std::vector<Task> tasks = schedule(plan, prepared_.prompts, is_complete);
+    for (const Task& task : tasks) {
+      report.computed_tokens += task.batch.num_tokens();
+      tokens_total_ += static_cast<std::uint64_t>(task.batch.num_tokens()) * (plan.layers.size() - task.first_layer);
+    }
+    model::WeightLoader loader(prepared_.config, prepared_.checkpoint, plan.dtype, *prepared_.ops,
+                               [this](std::uint64_t bytes) { tell_loading(bytes); });
+    count_bytes(loader);
+
+    // `single` runs each layer by itself, all other types the whole range at once.
+    const std::size_t group =
+        plan.test_type == plan::TestType::single ? 1 : std::max<std::size_t>(plan.layers.size(), 1);
+    for (std::size_t first = 0; !tasks.empty() && (first == 0 || first < plan.layers.size()); first += group) {
+      const std::size_t count = std::min(group, plan.layers.size() - first);
+      step_start_ = Clock::now();
+      forward_.load(loader, std::span(plan.layers).subspan(first, count));
+      report.load_seconds += seconds_since(step_start_);
+      step_start_ = Clock::now();
+      for (const Task& task : tasks) run_task(task, first);
+      report.run_seconds += seconds_since(step_start_);
+    }
+    step_start_ = Clock::now();
+    prepared_.ops->synchronize();
+    recorder_.finish();
+    report.run_seconds += seconds_since(step_start_);
+    report.waited_seconds = recorder_.waited_seconds();
+    report.captured_bytes = recorder_.recorded_bytes();
+    report.top_k = std::move(ranked_);
+    const std::vector<Statistics> statistics = writer_ != nullptr ? writer_->statistics() : recorder_.statistics();
+    for (std::size_t i = 0; i < layout_.points.size(); ++i) {
+      const store::Layout::Point& point = layout_.points[i];
+      report.points.push_back({point.point.name, point.point.width, point.stored, statistics[i]});
+    }
+  }
+
+  /// Of all kept rows, those of an earlier run too.
+  void write_top_k_texts() {
+    const tokenizer::Tokenizer* tokenizer = layout_.top_k > 0 ? prepared_.tokenizer.get_if_any() : nullptr;
+    if (tokenizer == nullptr) return;
+    std::vector<std::string> texts;
+    for (const std::int32_t id : writer_->top_k_ids()) texts.push_back(tokenizer->token_text(id));
+    writer_->write_top_k_texts(texts);
+  }
+
+ private:
+  void run_task(const Task& task, std::size_t first) {
+    if (prepared_.plan.runs_embedding && !task.from_capture) {
+      forward_.run_from_ids(task.batch);
+      return;
+    }
+    const plan::Plan& plan = prepared_.plan;
+    const std::size_t at = task.from_capture ? task.first_layer : first;
+    const std::int64_t first_token = prepared_.prompts.cu_seqlens[static_cast<std::size_t>(task.batch.first_prompt)];
+    hidden_states_.resize(static_cast<std::size_t>(task.batch.num_tokens() * prepared_.config.hidden_size) *
+                          size_of(plan.dtype));
+    if (task.from_capture) {
+      const auto before = plan.find(text("model.layers.", plan.layers[at - 1]));
+      writer_->read_rows(*before, first_token, hidden_states_);
+    } else {
+      prepared_.hidden_states->read(plan.layers[at], first_token, task.batch.num_tokens(), plan.dtype, hidden_states_);
+    }
+    const std::int64_t behind_last = plan.layers.back() + 1;
+    forward_.run_from_hidden_states(task.batch, at < plan.layers.size() ? plan.layers[at] : behind_last,
+                                    hidden_states_);
+  }
+
+  void rank(std::int64_t row, const TopK& top) {
+    if (writer_ != nullptr) writer_->write_top_k(row, top.ids, top.logits);
+    const std::vector<std::int64_t>& bounds = layout_.rows.cu_rows;
+    RunReport::Ranked ranked;
+    ranked.prompt = std::ranges::upper_bound(bounds, row) - bounds.begin() - 1;
+    ranked.token = layout_.rows.position[static_cast<std::size_t>(row)];
+    ranked.ids = top.ids;
+    ranked.logits = top.logits;
+    if (const tokenizer::Tokenizer* tokenizer = prepared_.tokenizer.get_if_any()) {
+      for (const std::int32_t id : top.ids) ranked.texts.push_back(tokenizer->token_text(id));
+    }
+    ranked_.push_back(std::move(ranked));
+  }
+
+  void count_bytes(const model::WeightLoader& loader) {
+    const plan::Plan& plan = prepared_.plan;
+    for (const std::int64_t layer : plan.layers) bytes_total_ += loader.layer_bytes(layer);
+    if (plan.runs_embedding) bytes_total_ += loader.embedding_bytes();
+    if (plan.runs_norm) bytes_total_ += loader.norm_bytes();
+    if (plan.runs_lm_head) bytes_total_ += loader.lm_head_bytes();
+  }
+
+  void tell_loading(std::uint64_t bytes) {
+    bytes_done_ += bytes;
+    watch_.step({Watch::Step::Kind::loading, bytes_done_, bytes_total_, seconds_since(step_start_)});
+  }
+
+  void tell_running(std::int64_t tokens) {
+    tokens_done_ += static_cast<std::uint64_t>(tokens);
+    watch_.step({Watch::Step::Kind::running, tokens_done_, tokens_total_, seconds_since(step_start_)});
+  }
+
+  Prepared& prepared_;
+  const store::Layout layout_;
+  store::Writer* const writer_;
+  const Watch& watch_;
+  capture::Recorder recorder_;
+  ForwardPass forward_;
+  std::vector<std::byte> hidden_states_;
+  std::vector<RunReport::Ranked> ranked_;
+  Clock::time_point step_start_ = Clock::now();
+  std::uint64_t bytes_done_ = 0, bytes_total_ = 0, tokens_done_ = 0, tokens_total_ = 0;
+};
+
+}  // namespace
+
+RunReport run(const RunOptions& options, const Watch& watch) {
+  const Clock::time_point start = Clock::now();
+  Prepared prepared(options, watch);
+  store::Layout layout = make_layout(prepared, options);
+
+  RunReport report;
+  report.test_type = prepared.plan.test_type;
+  report.dtype = prepared.plan.dtype;
+  report.device = prepared.ops->code_path();
+  report.num_prompts = prepared.prompts.num_prompts();
+  report.num_tokens = prepared.prompts.num_tokens();
+  report.output = !options.output.empty()
+                      ? options.output
+                      : text(prepared.checkpoint.display_name(), "-", plan::name_of(prepared.plan.test_type), ".h5");
+
+  std::optional<store::Writer> writer;
+  if (report.output != "none") writer.emplace(report.output, layout, options.if_exists);
+  if (writer && writer->is_finished()) {
+    report.was_finished = true;
+    return report;
+  }
+  if (writer) report.resumed_bytes = writer->resumed_bytes();
+  Session session(prepared, std::move(layout), writer ? &*writer : nullptr, watch);
+  session.run(report);
+  if (writer) {
+    writer->finish(
+        {{"end_time", now_text()}, {"load_seconds", report.load_seconds}, {"run_seconds", report.run_seconds}});
+  }
+  report.first_non_finite = find_non_finite(report.points, prepared.plan, prepared.prompts);
+  report.total_seconds = seconds_since(start);
+  return report;
+}
+
+}  // namespace layerprobe::runtime

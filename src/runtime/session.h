@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/statistics.h"
+#include "plan/plan.h"
+#include "runtime/input.h"
+#include "store/writer.h"
+
+namespace layerprobe::runtime {
+
+/// A run as its options say it.
+struct RunOptions {
+  std::string model;  // folder, .gguf or org/name
+  plan::Request request;
+  std::string dtype = "auto";
+  std::string device_map = "auto";
+  InputOptions input;
+  std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
+  store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;
+  std::string command_line;  // kept in the file
+};
+
+/// What a run tells while it goes on. Called from the thread that runs, often: whoever listens decides what to show.
+struct Watch {
+  struct Step {
+    enum class Kind { loading, running };
+    Kind kind;
+    std::uint64_t done;  // bytes of weights read, or tokens times layers computed
+    std::uint64_t total;
+    double seconds;  // since the step began
+  };
+  std::function<void(const Step&)> step = [](const Step&) {};
+  std::function<void(const std::string&)> warn = [](const std::string&) {};
+};
+
+/// What came out.
+struct RunReport {
+  std::string output;  // the file, or "none"
+  plan::TestType test_type;
+  Dtype dtype;
+  std::string device;
+  std::int64_t num_prompts = 0;
+  std::int64_t num_tokens = 0;
+  std::int64_t computed_tokens = 0;  // in this run: what an earlier one had complete is left out
+  std::uint64_t captured_bytes = 0;  // by this run
+  std::uint64_t resumed_bytes = 0;   // by an earlier one
+  bool was_finished = false;         // a finished file that matches was there: nothing was done
+  double load_seconds = 0;
+  double run_seconds = 0;
+  double total_seconds = 0;
+  double waited_seconds = 0;  // for the disk, of run_seconds
+
+  struct Point {
+    std::string name;
+    std::int64_t width;
+    bool stored;
+    Statistics statistics;
+  };
+  std::vector<Point> points;
+
+  /// The first value that is NaN or infinite, in the order of the forward pass.
+  struct NonFinite {
+    std::string point;
+    std::int64_t prompt;
+    std::int64_t token;                 // of the prompt; -1: in the mean over them
+    std::int64_t nan_count, inf_count;  // of the whole point
+  };
+  std::optional<NonFinite> first_non_finite;
+
+  struct Ranked {
+    std::int64_t prompt, token;
+    std::vector<std::int32_t> ids;
+    std::vector<float> logits;
+    std::vector<std::string> texts;  // empty where there is no tokenizer
+  };
+  std::vector<Ranked> top_k;  // of each kept row, computed in this run
+};
+
+/// Opens the model, reads the input, plans, loads what the plan needs and runs it into a file. Throws Error for
+/// whatever keeps it from running; nothing stands under the output's final name then.
+RunReport run(const RunOptions& options, const Watch& watch);
+
+}  // namespace layerprobe::runtime

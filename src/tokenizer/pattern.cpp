@@ -1,0 +1,122 @@
+#include "tokenizer/pattern.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <array>
+#include <utility>
+
+#include "base/error.h"
+#include "base/handle.h"
+#include "base/text.h"
+#include "tokenizer/pattern_syntax.h"
+
+namespace layerprobe::tokenizer {
+namespace {
+
+constexpr std::size_t kFirstStackBytes = 32 << 10;
+constexpr std::size_t kMaxStackBytes = 128 << 20;        // of compiled code; text that needs more is no prose
+constexpr std::uint32_t kMaxHeapKibibytes = 128 << 10;   // of PCRE2's interpreter, where code cannot be compiled
+constexpr std::uint32_t kMaxBacktracks = 1'000'000'000;  // the steps below end hostile patterns long before
+
+struct Steps {
+  std::int64_t left;
+  std::size_t position;  // at the last callout
+};
+
+/// The work between two callouts is the pattern's length at most, and the characters that the position moved by.
+int count_steps(pcre2_callout_block* block, void* data) {
+  Steps& steps = *static_cast<Steps*>(data);
+  const std::size_t now = block->current_position;
+  steps.left -= 1 + static_cast<std::int64_t>(now > steps.position ? now - steps.position : steps.position - now);
+  steps.position = now;
+  return steps.left < 0 ? PCRE2_ERROR_CALLOUT : 0;
+}
+
+std::string pcre2_words(int code) {
+  std::array<PCRE2_UCHAR, 256> words{};
+  pcre2_get_error_message(code, words.data(), words.size());
+  return reinterpret_cast<const char*>(words.data());
+}
+
+}  // namespace
+
+struct PatternRun::State {
+  Steps steps;
+  Handle<pcre2_match_data*, pcre2_match_data_free> data{pcre2_match_data_create(1, nullptr)};
+  Handle<pcre2_match_context*, pcre2_match_context_free> context{pcre2_match_context_create(nullptr)};
+  Handle<pcre2_jit_stack*, pcre2_jit_stack_free> stack{
+      pcre2_jit_stack_create(kFirstStackBytes, kMaxStackBytes, nullptr)};  // none where there is no JIT
+};
+
+PatternRun::PatternRun(std::size_t num_characters)
+    : state_(std::make_unique<State>(
+          Steps{.left = 200'000'000 + 1000 * static_cast<std::int64_t>(num_characters), .position = 0})) {
+  expect(state_->data.get() != nullptr && state_->context.get() != nullptr, "PCRE2 gets a few hundred bytes");
+  pcre2_match_context* context = state_->context.get();
+  pcre2_set_match_limit(context, kMaxBacktracks);
+  pcre2_set_depth_limit(context, kMaxBacktracks);
+  pcre2_set_heap_limit(context, kMaxHeapKibibytes);
+  pcre2_set_callout(context, count_steps, &state_->steps);
+  pcre2_jit_stack_assign(context, nullptr, state_->stack.get());
+}
+PatternRun::~PatternRun() = default;
+PatternRun::PatternRun(PatternRun&&) noexcept = default;
+
+struct Pattern::State {
+  std::string where;
+  std::vector<std::uint8_t> byte_of;
+  Handle<pcre2_code*, pcre2_code_free> code;
+};
+
+Pattern::Pattern(std::string_view oniguruma, std::string where) : state_(std::make_unique<State>()) {
+  BytePattern translated = translate_pattern(oniguruma, where);
+  state_->where = std::move(where);
+  state_->byte_of = std::move(translated.byte_of);
+  int error = 0;
+  PCRE2_SIZE error_at = 0;
+  state_->code = Handle<pcre2_code*, pcre2_code_free>(pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(translated.pcre2.data()), translated.pcre2.size(), 0, &error, &error_at, nullptr));
+  if (state_->code.get() == nullptr) {
+    throw Error({.kind = ErrorKind::input,
+                 .where = state_->where,
+                 .what = text("PCRE2 does not take the pattern: ", pcre2_words(error)),
+                 .fix = "give token ids (--input-ids) instead of text"});
+  }
+  pcre2_jit_compile(state_->code.get(), PCRE2_JIT_COMPLETE);  // where it cannot, the interpreter runs the pattern
+}
+Pattern::~Pattern() = default;
+Pattern::Pattern(Pattern&&) noexcept = default;
+
+std::string Pattern::kinds_of(std::u32string_view text) const {
+  std::string out(text.size(), '\0');
+  for (std::size_t i = 0; i < text.size(); ++i) out[i] = static_cast<char>(state_->byte_of[text[i]]);
+  return out;
+}
+
+void Pattern::find_all(std::string_view kinds, PatternRun& run, std::vector<Match>& matches) const {
+  std::size_t from = 0;
+  std::size_t end_before = SIZE_MAX;  // where the match before ended
+  while (from <= kinds.size()) {
+    run.state_->steps.position = from;
+    const int result = pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(kinds.data()), kinds.size(), from,
+                                   0, run.state_->data.get(), run.state_->context.get());
+    if (result == PCRE2_ERROR_NOMATCH) return;
+    if (result < 0) {
+      throw Error({.kind = ErrorKind::input,
+                   .where = state_->where,
+                   .what = text("the pattern does not come to an end on a text of ", kinds.size(),
+                                " characters: ", pcre2_words(result)),
+                   .fix = "give token ids (--input-ids) instead of text"});
+    }
+    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(run.state_->data.get());
+    if (bounds[0] == bounds[1] && bounds[1] == end_before) {
+      ++from;
+      continue;
+    }
+    matches.push_back({.begin = bounds[0], .end = bounds[1]});
+    from = end_before = bounds[1];
+  }
+}
+
+}  // namespace layerprobe::tokenizer

@@ -1,0 +1,70 @@
+#include "tokenizer/pipeline.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "tokenizer/byte_level.h"
+#include "tokenizer/unicode.h"
+
+namespace layerprobe::tokenizer {
+namespace {
+
+constexpr std::size_t kMaxAddedTokenBytes = 1000;  // looking for a token takes time in proportion to its length
+
+}  // namespace
+
+Pipeline make_pipeline(const std::vector<AddedTokenEntry>& added_tokens, bool nfc_first,
+                       std::vector<Splitter> splitters, const Bpe::Model& model, const std::string& where) {
+  const auto refused = [&](std::string what) {
+    return Error({.kind = ErrorKind::input,
+                  .where = where,
+                  .what = std::move(what),
+                  .fix = "the vocabulary is damaged; fetch the model again"});
+  };
+  std::unordered_map<std::int32_t, std::string> text_of;
+  std::unordered_map<std::string_view, std::int32_t> model_id_of;
+  for (const auto& [token, id] : model.vocabulary) {
+    if (!text_of.emplace(id, bytes_of(token).value_or(token)).second) {
+      throw refused(text("the token \"", token, "\" has the id ", id, ", which another has too"));
+    }
+    model_id_of.emplace(token, id);
+  }
+
+  std::vector<AddedToken> plain, normalized;
+  for (const AddedTokenEntry& entry : added_tokens) {
+    if (entry.content.empty()) continue;  // as `tokenizers` does
+    if (entry.content.size() > kMaxAddedTokenBytes) {
+      throw refused(text("an added token of ", entry.content.size(), " bytes; at most ", kMaxAddedTokenBytes));
+    }
+    const auto in_model = model_id_of.find(entry.content);
+    if (in_model != model_id_of.end() ? in_model->second != entry.id : text_of.contains(entry.id)) {
+      throw refused(text("the added token \"", entry.content, "\" has the id ", entry.id, ", where the model has ",
+                         in_model != model_id_of.end() ? text("the id ", in_model->second, " for it")
+                                                       : text("\"", text_of[entry.id], "\"")));
+    }
+    text_of[entry.id] = entry.content;
+    const std::u32string content = decode_utf8(entry.content);
+    AddedToken token{.content = entry.normalized && nfc_first ? nfc(content) : content,
+                     .id = entry.id,
+                     .single_word = entry.single_word,
+                     .lstrip = entry.lstrip,
+                     .rstrip = entry.rstrip};
+    (entry.normalized ? normalized : plain).push_back(std::move(token));
+  }
+
+  std::int64_t vocab_size = 0;
+  for (const auto& [id, token] : text_of) vocab_size = std::max(vocab_size, std::int64_t{id} + 1);
+  return {.added_tokens = AddedTokens(std::move(plain)),
+          .nfc = nfc_first,
+          .normalized_added_tokens = AddedTokens(std::move(normalized)),
+          .pre_tokenizer = PreTokenizer(std::move(splitters)),
+          .bpe = Bpe(model, where),
+          .before = {},
+          .after = {},
+          .text_of = std::move(text_of),
+          .vocab_size = vocab_size};
+}
+
+}  // namespace layerprobe::tokenizer

@@ -1,0 +1,119 @@
+#include "model/config.h"
+
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "base/error.h"
+
+namespace layerprobe::model {
+namespace {
+
+ModelConfig read(const std::string& text) { return read_config(Json::parse(text, "config.json"), "config.json"); }
+
+/// A small llama with `more` members.
+std::string llama(const std::string& more) {
+  return R"({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2)" +
+         (more.empty() ? "" : ", " + more) + "}";
+}
+std::string of_type(const std::string& type, const std::string& more) {
+  return R"({"model_type": ")" + type + R"(", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "head_dim": 16, "num_hidden_layers": 4)" +
+         (more.empty() ? "" : ", " + more) + "}";
+}
+
+}  // namespace
+
+TEST_CASE("absent and null keys take transformers' defaults") {
+  const ModelConfig config = read(llama(R"("head_dim": null, "num_key_value_heads": null)"));
+  CHECK(config.head_dim == 16);
+  CHECK(config.num_key_value_heads == 4);
+  CHECK(config.rms_norm_eps == 1e-6);
+  CHECK(config.rope.rope_theta == 10000);
+  CHECK(config.rope.rope_type == "default");
+  CHECK_FALSE(config.dtype.has_value());
+  CHECK(read(R"({"model_type": "qwen3", "num_hidden_layers": 1})").head_dim == 128);
+}
+
+TEST_CASE("old and new spellings say the same") {
+  const ModelConfig old_spelling =
+      read(llama(R"("torch_dtype": "bfloat16", "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0})"));
+  const ModelConfig new_spelling = read(
+      llama(R"("dtype": "bfloat16", "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5})"));
+  for (const ModelConfig& config : {old_spelling, new_spelling}) {
+    CHECK(config.dtype == Dtype::bf16);
+    CHECK(config.rope.rope_type == "linear");
+    CHECK(config.rope.rope_theta == 5e5);
+    CHECK(config.rope.factor == 4.0);
+  }
+  CHECK(read(llama(R"("dtype": "float16", "torch_dtype": "float32")")).dtype == Dtype::f16);
+  CHECK(read(llama(R"("rope_scaling": null, "rope_theta": 7.0)")).rope.rope_theta == 7);
+}
+
+TEST_CASE("a top-level original_max_position_embeddings wins, and max_position_embeddings stands in") {
+  const std::string yarn =
+      R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10})";
+  CHECK(read(llama(yarn)).rope.original_max_position_embeddings == 10);
+  CHECK(read(llama(yarn + R"(, "original_max_position_embeddings": 20)")).rope.original_max_position_embeddings == 20);
+  CHECK(read(llama(R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "max_position_embeddings": 30)"))
+            .rope.original_max_position_embeddings == 30);
+}
+
+TEST_CASE("windows follow the family's rule") {
+  CHECK(read(of_type("mistral", "")).sliding_window == std::vector<std::int64_t>(4, 4096));
+  CHECK(read(of_type("mistral", R"("sliding_window": null)")).sliding_window == std::vector<std::int64_t>(4, 0));
+  CHECK(read(of_type("qwen2", R"("sliding_window": 8)")).sliding_window == std::vector<std::int64_t>(4, 0));
+  CHECK(read(of_type("qwen2", R"("sliding_window": 8, "use_sliding_window": true, "max_window_layers": 2)"))
+            .sliding_window == std::vector<std::int64_t>{0, 0, 8, 8});
+  CHECK(read(of_type("qwen3", R"("sliding_window": 8, "use_sliding_window": true, "layer_types":
+        ["sliding_attention", "full_attention", "sliding_attention", "full_attention"])"))
+            .sliding_window == std::vector<std::int64_t>{8, 0, 8, 0});
+}
+
+TEST_CASE("biases and norms follow the family") {
+  const ModelConfig qwen2 = read(of_type("qwen2", ""));
+  CHECK(qwen2.qkv_bias);
+  CHECK_FALSE(qwen2.o_bias);
+  const ModelConfig biased = read(llama(R"("attention_bias": true, "mlp_bias": true)"));
+  CHECK(biased.qkv_bias);
+  CHECK(biased.o_bias);
+  CHECK(biased.mlp_bias);
+  CHECK(read(of_type("qwen3", "")).qk_norm);
+}
+
+TEST_CASE("what is not understood is refused by name") {
+  const auto refused = [](const std::string& config, const char* message) {
+    CAPTURE(config);
+    CHECK_THROWS_WITH_AS(read(config), doctest::Contains(message), Error);
+  };
+  refused(R"({"model_type": "mamba"})", "model_type \"mamba\" is not supported\n  help: supported are llama, mistral");
+  refused("[]", "is array where an object is expected");
+  refused("{}", "has no model_type");
+  refused(llama(R"("hidden_act": "gelu")"), "hidden_act: is \"gelu\"; only \"silu\"");
+  refused(llama(R"("attention_multiplier": 0.5)"), "attention_multiplier: is 0.5: a key that is not known here");
+  refused(llama(R"("quantization_config": {"quant_method": "gptq"})"), "quantised checkpoints are not supported");
+  refused(llama(R"("rope_scaling": {"type": "su", "factor": 2})"), "rope_type: is \"su\"");
+  refused(llama(R"("rope_scaling": {"type": "linear"})"), "factor: is missing");
+  refused(llama(R"("rope_scaling": {"type": "linear", "factor": 2, "novel_factor": 3})"), "novel_factor: is not known");
+  refused(llama(R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor: is 0.5");
+  refused(llama(R"("hidden_size_of_something": 3)"), "is not known here");
+  refused(llama(R"("sliding_window": 16)"), "llama has no window");
+  refused(llama(R"("layer_types": ["full_attention"])"), "is no array of num_hidden_layers = 2");
+  refused(
+      of_type("qwen2", R"("layer_types": ["sliding_attention", "full_attention", "full_attention", "full_attention"])"),
+      "use_sliding_window is not true");
+  refused(llama(R"("num_key_value_heads": 3)"), "does not divide num_attention_heads = 4");
+  refused(llama(R"("head_dim": 15)"), "the rotation needs an even one");
+  refused(llama(R"("rms_norm_eps": "small")"), "rms_norm_eps: is string (\"small\") where a number is expected");
+  refused(llama(R"("vocab_size": 0)"), "vocab_size: is 0; expected 1 to");
+  refused(llama(R"("intermediate_size": 1e300)"), "intermediate_size: is number");
+  refused(llama(R"("dtype": "int8")"), "dtype: is \"int8\"");
+}
+
+TEST_CASE("keys without influence are read over, others without effect are listed") {
+  const ModelConfig config = read(llama(
+      R"("bos_token_id": 1, "use_cache": true, "rope_interleaved": false, "license": "apache-2.0", "attn_cap": null)"));
+  CHECK(config.unused_keys == std::vector<std::string>{"rope_interleaved", "license"});
+}
+
+}  // namespace layerprobe::model

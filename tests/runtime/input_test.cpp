@@ -1,0 +1,120 @@
+#include "runtime/input.h"
+
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace layerprobe::runtime {
+namespace {
+
+/// A folder that goes with its test.
+class Folder {
+ public:
+  Folder() : path_(std::filesystem::temp_directory_path() / ("layerprobe_input_" + std::to_string(::getpid()))) {
+    std::filesystem::create_directories(path_);
+  }
+  ~Folder() { std::filesystem::remove_all(path_); }
+  std::string file(const std::string& name, const std::string& contents) const {
+    std::ofstream(path_ / name, std::ios::binary) << contents;
+    return (path_ / name).string();
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+Prompts read(const InputOptions& options) {
+  model::ModelConfig config;
+  config.vocab_size = 100;
+  return read_prompts(options, config, [](std::string_view prompt) {  // a letter, a token
+    return std::vector<std::int32_t>(prompt.begin(), prompt.end());
+  });
+}
+
+/// A version 1 .npy file.
+std::string npy(const std::string& header, const std::string& data) {
+  std::string out = "\x93NUMPY";
+  out += '\x01';
+  out += '\x00';
+  out += static_cast<char>(header.size());
+  out += '\x00';
+  return out + header + data;
+}
+
+using Ids = std::vector<std::int32_t>;
+using Bounds = std::vector<std::int64_t>;
+
+}  // namespace
+
+TEST_CASE("text prompts come from options, lines and records") {
+  const Folder folder;
+  CHECK(read({.prompts = {"AB", "[1, 2]"}}).texts[1] == "[1, 2]");
+  const Prompts lines = read({.prompts_file = folder.file("p.txt", "AB\r\nC\n")});
+  CHECK(lines.input_ids == Ids{65, 66, 67});
+  CHECK(lines.cu_seqlens == Bounds{0, 2, 3});
+  const Prompts records =
+      read({.prompts_file = folder.file("p.jsonl", "{\"text\": \"A\"}\n\n{\"input_ids\": [7, 8]}\n")});
+  CHECK(records.input_ids == Ids{65, 7, 8});
+  CHECK(records.texts == std::vector<std::string>{"A", ""});
+}
+
+TEST_CASE("ids come from json and npy") {
+  const Folder folder;
+  const Prompts json = read({.input_ids_file = folder.file("i.json", "[[1, 5], [7]]")});
+  CHECK(json.input_ids == Ids{1, 5, 7});
+  CHECK(json.texts.empty());
+  const std::string header = "{'descr': '<i2', 'fortran_order': False, 'shape': (2, 3), }";
+  const Prompts matrix =
+      read({.input_ids_file = folder.file("i.npy", npy(header, std::string("\1\0\2\0\3\0\4\0\5\0\6\0", 12)))});
+  CHECK(matrix.input_ids == Ids{1, 2, 3, 4, 5, 6});
+  CHECK(matrix.cu_seqlens == Bounds{0, 3, 6});
+}
+
+TEST_CASE("random tokens need no file") {
+  const Prompts prompts = read({.random_tokens = "3x4:5"});
+  CHECK(prompts.num_prompts() == 3);
+  CHECK(prompts.input_ids.size() == 12);
+  CHECK(prompts.input_ids != read({.random_tokens = "3x4:6"}).input_ids);
+  for (const char* bad : {"", "3", "x4", "3x", "0x4", "3x4:", "3x4:a", "-1x4", "3x4x5", "9999999999x9999999999"}) {
+    CAPTURE(bad);
+    CHECK_THROWS_WITH_AS(parse_random_shape(bad, "--random-tokens"), doctest::Contains("--random-tokens"), Error);
+  }
+}
+
+TEST_CASE("input that cannot be run is refused with its place") {
+  const Folder folder;
+  const auto refused = [](const InputOptions& options, const char* message) {
+    CAPTURE(message);
+    CHECK_THROWS_WITH_AS(read(options), doctest::Contains(message), Error);
+  };
+  refused({.prompts = {"A", ""}}, "--prompt 2: is empty");
+  refused({.prompts_file = folder.file("e.txt", "A\n\nB\n")}, "e.txt: line 2: is empty");
+  refused({.prompts_file = folder.file("n.txt", "")}, "n.txt");
+  refused({.prompts_file = folder.file("p.csv", "A")}, "is neither .txt nor .jsonl");
+  refused({.prompts_file = "/nowhere/p.txt"}, "no such file");
+  refused({.prompts_file = folder.file("a.jsonl", "{\"text\": \"A\", \"input_ids\": [1]}")}, "has not exactly one of");
+  refused({.prompts_file = folder.file("b.jsonl", "{\"text\": 7}")}, "\"text\" is integer");
+  refused({.prompts_file = folder.file("c.jsonl", "{\"text\": ")}, "c.jsonl: line 1: not valid JSON");
+  refused({.input_ids_file = folder.file("a.json", "[[1, 100]]")}, "id 100 is outside the vocabulary of 100");
+  refused({.input_ids_file = folder.file("b.json", "[[1], [-1]]")}, "prompt 1: id -1 is outside");
+  refused({.input_ids_file = folder.file("c.json", "[[]]")}, "prompt 0: is empty");
+  refused({.input_ids_file = folder.file("d.json", "[1, 2]")}, "is integer where a list of ids is expected");
+  refused({.input_ids_file = folder.file("e.json", "{}")}, "is object");
+  refused({.input_ids_file = folder.file("f.json", "[]")}, "holds no prompt");
+  refused({.input_ids_file = folder.file("a.npy", "no")}, "shorter than a header");
+  refused({.input_ids_file =
+               folder.file("b.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }", "1234"))},
+          "not little-endian integers");
+  refused({.input_ids_file =
+               folder.file("c.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (1, 9), }", "1234"))},
+          "is cut off");
+  refused({.input_ids_file =
+               folder.file("d.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,), }", "1234"))},
+          "is not two-dimensional");
+}
+
+}  // namespace layerprobe::runtime
