@@ -126,12 +126,13 @@ def main() -> None:
         else:
             runs.append([1, name])
     of_categories = {c for c in category if category[c][0] in "LM" or category[c] in ("Nd", "Nl", "Pc")}
-    regex_word, rust_word = matched_by(r"\w"), word_beside_added_token()
+    bare_word, word, rust_word = matched_by(r"\w"), matched_by(r"[\w]"), word_beside_added_token()
 
-    assert not of_categories - regex_word and not of_categories - rust_word
+    assert of_categories <= word <= bare_word and of_categories <= rust_word
     sets = {
         "kWhiteSpace": (r"\s of the patterns, and what an added token strips.", matched_by(r"\s")),
-        "kRegexWordExtras": (r"\w of the patterns beyond L, M, Nd, Nl and Pc.", regex_word - of_categories),
+        "kWordExtras": (r"\w of the patterns, within brackets, beyond L, M, Nd, Nl and Pc.", word - of_categories),
+        "kBareWordExtras": (r"\w outside brackets beyond that.", bare_word - word),
         "kAddedTokenWordExtras": ("Word characters beside an added token, beyond L, M, Nd, Nl and Pc.",
                                   rust_word - of_categories),
         "kNumericExtras": ("What the pre-tokenizer Digits splits at, beyond N.",

@@ -44,7 +44,7 @@ bool matches(std::string_view pattern, std::string_view name) {
     } else if (p < pattern.size() && n < name.size() && pattern[p] == name[n]) {
       ++p;
       ++n;
-    } else if (star_p != std::string_view::npos && star_n < name.size() && name[star_n] != '.') {
+    } else if (star_p != std::string_view::npos && star_n < name.size() && name[star_n] != '.' && name[star_n] != ':') {
       p = star_p;
       n = ++star_n;
     } else if (deep_p != std::string_view::npos && deep_n < name.size()) {

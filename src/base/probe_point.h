@@ -25,7 +25,8 @@ struct ProbePoint {
   bool operator==(const ProbePoint&) const = default;
 };
 
-/// Does `pattern` name the whole of `name`? '*' stands for any characters but a dot, '**' for any characters.
+/// Does `pattern` name the whole of `name`? '*' stands for any characters but a dot or a colon, so that
+/// "model.layers.*" is the layers alone; '**' for any characters.
 bool matches(std::string_view pattern, std::string_view name);
 
 /// What the value of a point is, as stored beside it: "residual_after_block" for model.layers.K (and

@@ -172,6 +172,7 @@ void Recorder::write_all() {
         free_.push(std::move(item->rows));
       }
     }
+    writer_->commit();
   } catch (...) {
     {
       const std::lock_guard lock(problem_mutex_);
@@ -191,7 +192,6 @@ void Recorder::finish() {
   full_.close();
   if (thread_.joinable()) thread_.join();
   check_writer();
-  if (writer_ != nullptr) writer_->commit();
 }
 
 }  // namespace layerprobe::capture

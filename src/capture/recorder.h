@@ -36,7 +36,8 @@ class Recorder {
  public:
   /// `writer` may be null (--output none): everything is done but the writing. `layout` and `writer` outlive this.
   Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer);
-  /// Drops what is not written yet; finish() writes it.
+  /// Writes and commits what was recorded, so that a run that stops half-way can be continued; drops what goes wrong
+  /// then.
   ~Recorder();
 
   /// The value of a point for all tokens of the batch: [num_tokens, width].

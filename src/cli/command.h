@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <string>
 
 #include "cli/exit_code.h"
 
@@ -11,7 +12,8 @@ namespace layerprobe::cli {
 using Command = std::function<ExitCode()>;
 
 /// Each adds one subcommand, whose callback only sets `chosen`: no work runs inside the parser.
-void add_run(CLI::App& app, Command& chosen);
+/// `command_line` is kept in the files it writes.
+void add_run(CLI::App& app, Command& chosen, const std::string& command_line);
 void add_compare(CLI::App& app, Command& chosen);
 void add_inspect(CLI::App& app, Command& chosen);
 

@@ -93,6 +93,9 @@ Json json_of(const runtime::RunReport& report) {
   return out;
 }
 
+/// "1 prompt", "7 prompts"
+std::string counted(std::int64_t count, const char* what) { return text(count, " ", what, count == 1 ? "" : "s"); }
+
 void print_top_k(const runtime::RunReport& report) {
   constexpr std::size_t kShownRows = 20, kShownTokens = 5;
   Table table({{"prompt"}, {"token"}, {"next tokens, largest logit first", Table::Align::left}});
@@ -129,8 +132,8 @@ void print(const runtime::RunReport& report) {
   print_statistics(report);
   if (!report.top_k.empty()) print_top_k(report);
   std::cout << plan::name_of(report.test_type) << " in " << name_of(report.dtype) << " on " << report.device << "\n"
-            << report.num_prompts << " prompts, " << report.num_tokens << " tokens, " << report.points.size()
-            << " points";
+            << counted(report.num_prompts, "prompt") << ", " << counted(report.num_tokens, "token") << ", "
+            << counted(static_cast<std::int64_t>(report.points.size()), "point");
   if (report.resumed_bytes > 0) std::cout << "; " << bytes_text(report.resumed_bytes) << " were complete before";
   const double rate = static_cast<double>(report.computed_tokens) / std::max(report.run_seconds, 1e-9);
   std::cout << "\nloaded in " << number_text(report.load_seconds) << " s, ran in " << number_text(report.run_seconds)
@@ -203,8 +206,9 @@ void add_input_options(CLI::App& command, runtime::InputOptions& input) {
 
 }  // namespace
 
-void add_run(CLI::App& app, Command& chosen) {
+void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
   const auto arguments = std::make_shared<RunArguments>();
+  arguments->run.command_line = command_line;
   CLI::App* command = app.add_subcommand("run", "Run a model and keep what its layers computed (the default command)");
   runtime::RunOptions& run_options = arguments->run;
   plan::Request& request = run_options.request;

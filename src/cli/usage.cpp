@@ -73,6 +73,23 @@ std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** arg
   return arguments;
 }
 
+std::string command_line_text(int argc, char** argv) {
+  constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./_-";
+  std::string out;
+  for (int i = 0; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    out += i == 0 ? "" : " ";
+    if (!word.empty() && word.find_first_not_of(kPlain) == std::string_view::npos) {
+      out += word;
+      continue;
+    }
+    out += '\'';
+    for (const char letter : word) out += letter == '\'' ? std::string("'\\''") : std::string(1, letter);
+    out += '\'';
+  }
+  return out;
+}
+
 bool print_config_if_asked(const CLI::App& app) {
   if (app.count("--print-config") == 0) return false;
   const CLI::App& chosen = innermost(app);

@@ -15,6 +15,9 @@ void add_global_options(CLI::App& app);
 /// no subcommand, --help or --version.
 std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** argv);
 
+/// The command as a shell would take it again: words with anything unusual in them in single quotes.
+std::string command_line_text(int argc, char** argv);
+
 /// Put before every value of --prompt, which is text: the parser would take "[a, b]" apart and "-x" for an option.
 inline constexpr char kTextMark = '\x01';
 

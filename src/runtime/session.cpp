@@ -12,14 +12,10 @@
 #include "base/text.h"
 #include "capture/recorder.h"
 #include "device/ops.h"
-#include "model/config.h"
-#include "model/tensors.h"
 #include "model/weights.h"
 #include "runtime/forward_pass.h"
-#include "runtime/hidden_states.h"
+#include "runtime/prepared.h"
 #include "runtime/schedule.h"
-#include "tokenizer/tokenizer.h"
-#include "weights/checkpoint.h"
 
 namespace layerprobe::runtime {
 namespace {
@@ -37,130 +33,6 @@ std::string now_text() {
   std::strftime(out.data(), out.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
   return out.data();
 }
-
-Dtype choose_dtype(const std::string& given, const model::ModelConfig& config, const weights::Checkpoint& checkpoint) {
-  if (given == "auto") return checkpoint.is_gguf() ? Dtype::bf16 : config.dtype.value_or(Dtype::bf16);
-  const std::optional<Dtype> dtype = find_dtype(given);
-  if (dtype) return *dtype;
-  throw Error({.kind = ErrorKind::usage,
-               .where = "--dtype",
-               .what = text("\"", given, "\" is no dtype"),
-               .fix = "choose auto, bfloat16, float16, float32 or float64"});
-}
-
-/// Random hidden states for single and multi where nothing is given. Throws Error(usage) unless that leaves one kind.
-InputOptions with_default(InputOptions input, plan::TestType test_type) {
-  const bool takes_hidden_states = test_type == plan::TestType::single || test_type == plan::TestType::multi;
-  if (input.kinds() == 0 && takes_hidden_states) input.random_hidden_states = "1x128:0";
-  if (input.kinds() == 1) return input;
-  throw Error({.kind = ErrorKind::usage,
-               .where = "input",
-               .what = input.kinds() == 0 ? "no input is given" : "more than one kind of input is given",
-               .fix = "give one of --prompt, --prompts, --input-ids, --random-tokens, --hidden-states, "
-                      "--random-hidden-states"});
-}
-
-/// The one device of a run: the host's processors.
-void check_device_map(const std::string& device_map) {
-  if (device_map == "auto" || device_map == "cpu" || device_map == "cpu:0") return;
-  throw Error({.kind = ErrorKind::usage,
-               .where = "--device-map",
-               .what = text("\"", device_map, "\" is not available: this program has no GPU backend yet"),
-               .fix = "use --device-map cpu, or auto"});
-}
-
-/// Made at the first text, so that runs without text need no tokenizer.
-class LazyTokenizer {
- public:
-  explicit LazyTokenizer(const weights::Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
-
-  const tokenizer::Tokenizer& get() {
-    if (!tokenizer_) tokenizer_.emplace(open());
-    return *tokenizer_;
-  }
-
-  /// nullptr where the checkpoint has none that can be used.
-  const tokenizer::Tokenizer* get_if_any() {
-    try {
-      return &get();
-    } catch (const Error&) {
-      return nullptr;
-    }
-  }
-
- private:
-  tokenizer::Tokenizer open() const {
-    std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint_.gguf_tokenizer();
-    if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint_.path());
-    return tokenizer::Tokenizer::from_gguf({.model = std::move(gguf->model),
-                                            .pre = std::move(gguf->pre),
-                                            .tokens = std::move(gguf->tokens),
-                                            .token_types = std::move(gguf->token_types),
-                                            .merges = std::move(gguf->merges),
-                                            .bos_token_id = gguf->bos_token_id,
-                                            .add_bos_token = gguf->add_bos_token},
-                                           checkpoint_.path().string());
-  }
-
-  const weights::Checkpoint& checkpoint_;
-  std::optional<tokenizer::Tokenizer> tokenizer_;
-};
-
-/// All that a run follows from, held against each other before any weight is read.
-struct Prepared {
-  weights::Checkpoint checkpoint;
-  model::ModelConfig config;
-  LazyTokenizer tokenizer;
-  std::optional<HiddenStates> hidden_states;
-  Prompts prompts;
-  plan::Plan plan;
-  std::unique_ptr<device::Ops> ops;
-
-  explicit Prepared(const RunOptions& options, const Watch& watch)
-      : checkpoint(weights::Checkpoint::open(options.model)),
-        config(model::read_config(checkpoint.config(), config_name())),
-        tokenizer(checkpoint) {
-    check_device_map(options.device_map);
-    warn_unused(watch);
-    const InputOptions input = with_default(options.input, options.request.test_type);
-    if (input.feeds_hidden_states()) {
-      hidden_states.emplace(input, config);
-      prompts = hidden_states->prompts();
-    } else {
-      prompts = read_prompts(input, config, [this](std::string_view prompt) { return tokenizer.get().encode(prompt); });
-    }
-    plan::Request request = options.request;
-    request.has_prompts = !hidden_states;
-    plan = plan::make_plan(config, choose_dtype(options.dtype, config, checkpoint), prompts, request);
-    if (hidden_states) {
-      const bool single = plan.test_type == plan::TestType::single;
-      for (std::size_t i = 0; i < (single ? plan.layers.size() : 1); ++i) hidden_states->check(plan.layers[i]);
-    }
-    warn_long_prompts(watch);
-    ops = device::cpu_ops();
-  }
-
- private:
-  std::string config_name() const {
-    return checkpoint.is_gguf() ? checkpoint.path().string() : (checkpoint.path() / "config.json").string();
-  }
-
-  void warn_unused(const Watch& watch) const {
-    const auto warn = [&](const std::vector<std::string>& names, const char* what) {
-      if (!names.empty()) watch.warn(text(what, " not used: ", join(names, ", ")));
-    };
-    warn(config.unused_keys, "config.json keys");
-    warn(model::check_tensors(config, checkpoint), "tensors");
-  }
-
-  void warn_long_prompts(const Watch& watch) const {
-    for (std::int64_t prompt = 0; prompt < prompts.num_prompts(); ++prompt) {
-      if (prompts.length(prompt) <= config.max_position_embeddings) continue;
-      watch.warn(text("prompt ", prompt, " has ", prompts.length(prompt), " tokens, more than the model's ",
-                      config.max_position_embeddings, " positions (max_position_embeddings)"));
-    }
-  }
-};
 
 store::Layout make_layout(const Prepared& prepared, const RunOptions& options) {
   const plan::Plan& plan = prepared.plan;
@@ -259,7 +131,7 @@ class Session {
 
   /// Of all kept rows, those of an earlier run too.
   void write_top_k_texts() {
-    const tokenizer::Tokenizer* tokenizer = layout_.top_k > 0 ? prepared_.tokenizer.get_if_any() : nullptr;
+    const tokenizer::Tokenizer* tokenizer = layout_.top_k > 0 ? prepared_.tokenizer_if_any() : nullptr;
     if (tokenizer == nullptr) return;
     std::vector<std::string> texts;
     for (const std::int32_t id : writer_->top_k_ids()) texts.push_back(tokenizer->token_text(id));
@@ -296,7 +168,7 @@ class Session {
     ranked.token = layout_.rows.position[static_cast<std::size_t>(row)];
     ranked.ids = top.ids;
     ranked.logits = top.logits;
-    if (const tokenizer::Tokenizer* tokenizer = prepared_.tokenizer.get_if_any()) {
+    if (const tokenizer::Tokenizer* tokenizer = prepared_.tokenizer_if_any()) {
       for (const std::int32_t id : top.ids) ranked.texts.push_back(tokenizer->token_text(id));
     }
     ranked_.push_back(std::move(ranked));

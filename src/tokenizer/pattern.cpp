@@ -14,14 +14,16 @@
 namespace layerprobe::tokenizer {
 namespace {
 
-constexpr std::size_t kFirstStackBytes = 32 << 10;
+constexpr std::size_t kFirstStackBytes = 1 << 20;
 constexpr std::size_t kMaxStackBytes = 128 << 20;        // of compiled code; text that needs more is no prose
 constexpr std::uint32_t kMaxHeapKibibytes = 128 << 10;   // of PCRE2's interpreter, where code cannot be compiled
 constexpr std::uint32_t kMaxBacktracks = 1'000'000'000;  // the steps below end hostile patterns long before
 
+using JitStack = Handle<pcre2_jit_stack*, pcre2_jit_stack_free>;
+
 struct Steps {
-  std::int64_t left;
-  std::size_t position;  // at the last callout
+  std::int64_t left = 0;
+  std::size_t position = 0;  // at the last callout
 };
 
 /// The work between two callouts is the pattern's length at most, and the characters that the position moved by.
@@ -45,20 +47,17 @@ struct PatternRun::State {
   Steps steps;
   Handle<pcre2_match_data*, pcre2_match_data_free> data{pcre2_match_data_create(1, nullptr)};
   Handle<pcre2_match_context*, pcre2_match_context_free> context{pcre2_match_context_create(nullptr)};
-  Handle<pcre2_jit_stack*, pcre2_jit_stack_free> stack{
-      pcre2_jit_stack_create(kFirstStackBytes, kMaxStackBytes, nullptr)};  // none where there is no JIT
+  JitStack stack;  // made when the 32 KiB of the machine's stack are too few
 };
 
-PatternRun::PatternRun(std::size_t num_characters)
-    : state_(std::make_unique<State>(
-          Steps{.left = 200'000'000 + 1000 * static_cast<std::int64_t>(num_characters), .position = 0})) {
+PatternRun::PatternRun(std::size_t num_characters) : state_(std::make_unique<State>()) {
   expect(state_->data.get() != nullptr && state_->context.get() != nullptr, "PCRE2 gets a few hundred bytes");
+  state_->steps.left = 200'000'000 + 200 * static_cast<std::int64_t>(num_characters);
   pcre2_match_context* context = state_->context.get();
   pcre2_set_match_limit(context, kMaxBacktracks);
   pcre2_set_depth_limit(context, kMaxBacktracks);
   pcre2_set_heap_limit(context, kMaxHeapKibibytes);
   pcre2_set_callout(context, count_steps, &state_->steps);
-  pcre2_jit_stack_assign(context, nullptr, state_->stack.get());
 }
 PatternRun::~PatternRun() = default;
 PatternRun::PatternRun(PatternRun&&) noexcept = default;
@@ -75,15 +74,17 @@ Pattern::Pattern(std::string_view oniguruma, std::string where) : state_(std::ma
   state_->byte_of = std::move(translated.byte_of);
   int error = 0;
   PCRE2_SIZE error_at = 0;
-  state_->code = Handle<pcre2_code*, pcre2_code_free>(pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(translated.pcre2.data()), translated.pcre2.size(), 0, &error, &error_at, nullptr));
+  state_->code = Handle<pcre2_code*, pcre2_code_free>(
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.pcre2.data()), translated.pcre2.size(),
+                    translated.has_atomic_group ? PCRE2_NO_AUTO_POSSESS : 0, &error, &error_at, nullptr));
   if (state_->code.get() == nullptr) {
     throw Error({.kind = ErrorKind::input,
                  .where = state_->where,
                  .what = text("PCRE2 does not take the pattern: ", pcre2_words(error)),
                  .fix = "give token ids (--input-ids) instead of text"});
   }
-  pcre2_jit_compile(state_->code.get(), PCRE2_JIT_COMPLETE);  // where it cannot, the interpreter runs the pattern
+  // Where this fails, PCRE2's interpreter runs the pattern.
+  if (!translated.has_atomic_group) pcre2_jit_compile(state_->code.get(), PCRE2_JIT_COMPLETE);
 }
 Pattern::~Pattern() = default;
 Pattern::Pattern(Pattern&&) noexcept = default;
@@ -101,6 +102,11 @@ void Pattern::find_all(std::string_view kinds, PatternRun& run, std::vector<Matc
     run.state_->steps.position = from;
     const int result = pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(kinds.data()), kinds.size(), from,
                                    0, run.state_->data.get(), run.state_->context.get());
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT && run.state_->stack.get() == nullptr) {
+      run.state_->stack = JitStack(pcre2_jit_stack_create(kFirstStackBytes, kMaxStackBytes, nullptr));
+      pcre2_jit_stack_assign(run.state_->context.get(), nullptr, run.state_->stack.get());
+      if (run.state_->stack.get() != nullptr) continue;
+    }
     if (result == PCRE2_ERROR_NOMATCH) return;
     if (result < 0) {
       throw Error({.kind = ErrorKind::input,

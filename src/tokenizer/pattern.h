@@ -12,7 +12,7 @@ namespace layerprobe::tokenizer {
 /// What running patterns needs beside them, and how much work they may still do. One for each call of encode().
 class PatternRun {
  public:
-  /// Patterns may take 200 million steps and a thousand more for each character: a second or two, where a usual pattern
+  /// Patterns may take 200 million steps and 200 more for each character: some seconds at most, where a usual pattern
   /// takes ten steps a character.
   explicit PatternRun(std::size_t num_characters);
   ~PatternRun();

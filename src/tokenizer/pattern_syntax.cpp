@@ -1,7 +1,6 @@
 #include "tokenizer/pattern_syntax.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <optional>
 #include <utility>
@@ -42,6 +41,7 @@ class Reader {
 
   std::vector<Part> parts;
   std::vector<CodePointSet> sets;
+  bool has_atomic_group = false;
 
  private:
   Error refused(const std::string& what) const {
@@ -75,49 +75,55 @@ class Reader {
     add(after);
   }
 
-  void alternatives(bool ignore_case, int depth) {
+  /// Up to ")" or the end. Returns whether they can match nothing.
+  bool alternatives(bool ignore_case, int depth) {
     if (depth > kMaxDepth) throw refused(text("nesting deeper than ", kMaxDepth));
-    char32_t literal_before = 0;
+    bool any_can_be_empty = false;
+    bool can_be_empty = true;  // this alternative, so far
+    literal_before_ = 0;
     while (peek() != kEnd && peek() != ')') {
       if (skip(U"|")) {
         add("|");
-        literal_before = 0;
+        any_can_be_empty = any_can_be_empty || can_be_empty;
+        can_be_empty = true;
+        literal_before_ = 0;
       } else {
-        literal_before = item(ignore_case, depth, literal_before);
+        can_be_empty = item(ignore_case, depth) && can_be_empty;
       }
     }
+    literal_before_ = 0;
+    return any_can_be_empty || can_be_empty;
   }
 
-  /// One character, set, group or assertion with its repetition. Returns the character if it is a single one.
-  char32_t item(bool ignore_case, int depth, char32_t literal_before) {
-    if (skip(U"(")) {
-      group(ignore_case, depth);
-      return 0;
-    }
+  /// One character, set, group or assertion, with its repetition. Returns whether it can match nothing.
+  bool item(bool ignore_case, int depth) {
+    const char32_t before = std::exchange(literal_before_, 0);
+    if (skip(U"(")) return group(ignore_case, depth);
     if (assertion()) {
       if (is_repetition()) throw refused("repetition of an assertion");
-      return 0;
+      return true;
     }
     char32_t literal = 0;
     add(set_or_literal(ignore_case, depth, literal));
     if (is_repetition()) {
-      repetition();
+      const Repetition times = repetition();
       add("(?C)");
-      return 0;
+      return times.may_be_none;
     }
-    if (ignore_case && literal != 0) {
+    if (ignore_case) {
       // Oniguruma also matches one character for several: U+00DF for "ss", ligatures for "fi". We do not.
-      const std::array<char32_t, 2> both = {literal_before | 0x20, literal | 0x20};
       for (const char* folded : {"ss", "st", "ff", "fi", "fl"}) {
-        if (both[0] == static_cast<char32_t>(folded[0]) && both[1] == static_cast<char32_t>(folded[1])) {
+        if ((before | 0x20) == static_cast<char32_t>(folded[0]) &&
+            (literal | 0x20) == static_cast<char32_t>(folded[1])) {
           throw refused(text("\"", folded, "\" without regard to case"));
         }
       }
     }
-    return literal;
+    literal_before_ = literal;
+    return false;
   }
 
-  void group(bool ignore_case, int depth) {
+  bool group(bool ignore_case, int depth) {
     static constexpr std::pair<std::u32string_view, const char*> kLookArounds[] = {
         {U"?=", "(?="}, {U"?!", "(?!"}, {U"?<=", "(?<="}, {U"?<!", "(?<!"}};
     for (const auto& [here, pcre2] : kLookArounds) {
@@ -125,11 +131,12 @@ class Reader {
       add(pcre2);
       close_group(ignore_case, depth);
       if (is_repetition()) throw refused("repetition of an assertion");
-      return;
+      return true;
     }
     const char* opening = "(?:(?:";
     if (skip(U"?>")) {
       opening = "(?:(?>";
+      has_atomic_group = true;
     } else if (skip(U"?i:")) {
       ignore_case = true;
     } else if (skip(U"?-i:")) {
@@ -138,15 +145,22 @@ class Reader {
       throw refused("this kind of group");
     }  // else a capture, which nothing can refer to
     add(opening);
-    close_group(ignore_case, depth);
+    const bool can_be_empty = close_group(ignore_case, depth);
     add("(?C))");
-    if (is_repetition()) repetition();
+    if (!is_repetition()) return can_be_empty;
+    const Repetition times = repetition();
+    has_atomic_group = has_atomic_group || times.is_possessive;
+    if (can_be_empty && times.may_be_several) {  // where an empty round ends it differs between the two
+      throw refused("repetition of a group that can match nothing");
+    }
+    return can_be_empty || times.may_be_none;
   }
 
-  void close_group(bool ignore_case, int depth) {
-    alternatives(ignore_case, depth + 1);
+  bool close_group(bool ignore_case, int depth) {
+    const bool can_be_empty = alternatives(ignore_case, depth + 1);
     if (!skip(U")")) throw refused("\"(\" without \")\"");
     add(")");
+    return can_be_empty;
   }
 
   bool assertion() {
@@ -159,25 +173,29 @@ class Reader {
       add("\\A");
     } else if (skip(U"\\z")) {
       add("\\z");
-    } else if (peek() == '\\' && (peek(1) == 'b' || peek(1) == 'B')) {
-      const bool at_boundary = peek(1) == 'b';
-      at_ += 2;
-      add_around("(?:(?<=", word_characters(), at_boundary ? ")(?!" : ")(?=");
-      add(word_characters());
-      add_around(")|(?<!", word_characters(), at_boundary ? ")(?=" : ")(?!");
-      add(word_characters());
-      add("))");
+    } else if (skip(U"\\b")) {
+      word_boundary(")(?!", ")(?=");
+    } else if (skip(U"\\B")) {
+      word_boundary(")(?=", ")(?!");
     } else {
       return false;
     }
     return true;
   }
 
+  void word_boundary(const char* after_word, const char* after_other) {
+    const CodePointSet& word = bare_word_characters();
+    add_around("(?:(?<=", word, after_word);
+    add_around("", word, ")|(?<!");
+    add_around("", word, after_other);
+    add_around("", word, "))");
+  }
+
   CodePointSet set_or_literal(bool ignore_case, int depth, char32_t& literal) {
     if (skip(U".")) return CodePointSet('\n', '\n').complement();
     if (skip(U"[")) return bracketed(ignore_case, depth + 1);
     if (peek() == '\\') {
-      if (const std::optional<CodePointSet> set = set_escape()) {
+      if (const std::optional<CodePointSet> set = set_escape(bare_word_characters())) {
         if (ignore_case) throw refused("a character set without regard to case");
         return *set;
       }
@@ -191,7 +209,7 @@ class Reader {
   }
 
   /// "\p{L}", "\s", ...; nothing, and nothing read, for an escaped character.
-  std::optional<CodePointSet> set_escape() {
+  std::optional<CodePointSet> set_escape(const CodePointSet& word) {
     const char32_t letter = peek(1);
     std::optional<CodePointSet> set;
     switch (is_ascii_letter(letter) ? letter | 0x20 : 0) {
@@ -202,7 +220,7 @@ class Reader {
         set = find_property("Nd");
         break;
       case 'w':
-        set = word_characters();
+        set = word;
         break;
       case 'h':
         set = CodePointSet({{'0', '9'}, {'A', 'F'}, {'a', 'f'}});
@@ -310,7 +328,7 @@ class Reader {
         throw refused("a POSIX bracket");
       } else if (skip(U"[")) {
         add_set(bracketed(ignore_case, depth + 1));
-      } else if (const auto set = peek() == '\\' ? set_escape() : std::nullopt) {
+      } else if (const auto set = peek() == '\\' ? set_escape(word_characters()) : std::nullopt) {
         if (ignore_case) throw refused("a character set without regard to case");
         add_set(*set);
         if (peek() == '-' && peek(1) != ']') throw refused("a range that begins with a set");
@@ -319,7 +337,8 @@ class Reader {
         char32_t last = first;
         if (peek() == '-' && peek(1) != ']') {
           ++at_;
-          if (peek() == '[' || (peek() == '\\' && set_escape())) throw refused("a range that ends with a set");
+          if (peek() == '[' || (peek() == '\\' && set_escape(word_characters())))
+            throw refused("a range that ends with a set");
           last = set_member();
         }
         if (last < first) throw refused("a range that runs backwards");
@@ -375,23 +394,34 @@ class Reader {
 
   bool is_repetition() const { return peek() == '*' || peek() == '+' || peek() == '?' || interval().has_value(); }
 
-  void repetition() {
+  struct Repetition {
+    bool may_be_none, may_be_several, is_possessive;
+  };
+
+  Repetition repetition() {
+    Repetition times{};
     if (const std::optional<Interval> given = interval()) {
       const bool exact = given->least == given->most;
+      times = {.may_be_none = given->least.find_first_not_of('0') == std::string::npos,
+               .may_be_several = given->most != "0" && given->most != "1",
+               .is_possessive = false};
       at_ += given->size;
       if (peek() == '+' || (peek() == '?' && exact)) throw refused("\"+\" or \"?\" after this \"}\"");
       add(exact ? text("{", given->least, "}") : text("{", given->least, ",", given->most, "}"));
       if (skip(U"?")) add("?");
     } else {
+      times = {.may_be_none = peek() != '+', .may_be_several = peek() != '?', .is_possessive = peek(1) == '+'};
       add(std::string(1, static_cast<char>(next())));
       if (peek() == '?' || peek() == '+') add(std::string(1, static_cast<char>(next())));  // lazy, possessive
     }
     if (is_repetition()) throw refused("a repetition of a repetition");
+    return times;
   }
 
   const std::u32string pattern_;
   const std::string& where_;
   std::size_t at_ = 0;
+  char32_t literal_before_ = 0;  // the character that the item before was, or 0
 };
 
 /// Gives a byte to each kind of character that `sets` tell apart. members[s] are the bytes of set s.
@@ -469,6 +499,7 @@ BytePattern translate_pattern(std::string_view oniguruma, const std::string& whe
     if (part.set >= 0) out.pcre2 += byte_set(kinds.members[static_cast<std::size_t>(part.set)]);
   }
   out.byte_of = std::move(kinds.byte_of);
+  out.has_atomic_group = reader.has_atomic_group;
   return out;
 }
 

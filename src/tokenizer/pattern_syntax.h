@@ -13,8 +13,12 @@ namespace layerprobe::tokenizer {
 /// and what PCRE2 runs is a pattern of those bytes on a text of those bytes, one for each character. So it is our
 /// tables, the same everywhere and those of `tokenizers`, that say what a letter is, not the PCRE2 at hand.
 struct BytePattern {
-  std::string pcre2;                  // for PCRE2 with 8-bit units, without UTF; see below for its callouts
+  std::string pcre2;                  // for PCRE2 with 8-bit units, without UTF; its callouts are explained below
   std::vector<std::uint8_t> byte_of;  // [kLastCodePoint + 1]
+  /// There is (?>...), or a possessive group. Then PCRE2 must neither compile to machine code nor make repetitions
+  /// possessive by itself: 10.42 gives "(?>[ab]+|c?)\B" its "c?" when \B has failed, and finds no "[ab]*(?>c?)(?=a)" in
+  /// "a".
+  bool has_atomic_group = false;
 };
 
 /// Reads Oniguruma's syntax (as the `onig` crate has it by default), the part that tokenizers use: literals, escapes,

@@ -23,13 +23,17 @@ Pipeline make_pipeline(const std::vector<AddedTokenEntry>& added_tokens, bool nf
                   .what = std::move(what),
                   .fix = "the vocabulary is damaged; fetch the model again"});
   };
+  std::unordered_map<std::string_view, std::int32_t> added_id_of;
+  for (const AddedTokenEntry& entry : added_tokens) added_id_of[entry.content] = entry.id;
   std::unordered_map<std::int32_t, std::string> text_of;
-  std::unordered_map<std::string_view, std::int32_t> model_id_of;
   for (const auto& [token, id] : model.vocabulary) {
+    if (const auto added = added_id_of.find(token); added != added_id_of.end() && added->second != id) {
+      throw refused(
+          text("the token \"", token, "\" has the id ", id, " in the model and ", added->second, " as an added token"));
+    }
     if (!text_of.emplace(id, bytes_of(token).value_or(token)).second) {
       throw refused(text("the token \"", token, "\" has the id ", id, ", which another has too"));
     }
-    model_id_of.emplace(token, id);
   }
 
   std::vector<AddedToken> plain, normalized;
@@ -38,13 +42,12 @@ Pipeline make_pipeline(const std::vector<AddedTokenEntry>& added_tokens, bool nf
     if (entry.content.size() > kMaxAddedTokenBytes) {
       throw refused(text("an added token of ", entry.content.size(), " bytes; at most ", kMaxAddedTokenBytes));
     }
-    const auto in_model = model_id_of.find(entry.content);
-    if (in_model != model_id_of.end() ? in_model->second != entry.id : text_of.contains(entry.id)) {
-      throw refused(text("the added token \"", entry.content, "\" has the id ", entry.id, ", where the model has ",
-                         in_model != model_id_of.end() ? text("the id ", in_model->second, " for it")
-                                                       : text("\"", text_of[entry.id], "\"")));
+    const auto [known, is_new] = text_of.try_emplace(entry.id, entry.content);
+    if (!is_new && known->second != bytes_of(entry.content).value_or(entry.content)) {
+      throw refused(text("the added token \"", entry.content, "\" has the id ", entry.id, ", which \"", known->second,
+                         "\" has too"));
     }
-    text_of[entry.id] = entry.content;
+    known->second = entry.content;
     const std::u32string content = decode_utf8(entry.content);
     AddedToken token{.content = entry.normalized && nfc_first ? nfc(content) : content,
                      .id = entry.id,

@@ -122,7 +122,12 @@ const CodePointSet& white_space() {
 }
 
 const CodePointSet& word_characters() {
-  static const CodePointSet set = letters_marks_digits_and_connectors().united(set_of(kRegexWordExtras));
+  static const CodePointSet set = letters_marks_digits_and_connectors().united(set_of(kWordExtras));
+  return set;
+}
+
+const CodePointSet& bare_word_characters() {
+  static const CodePointSet set = word_characters().united(set_of(kBareWordExtras));
   return set;
 }
 

@@ -19,8 +19,10 @@ std::string encode_utf8(std::u32string_view code_points);
 std::optional<CodePointSet> find_property(std::string_view name);
 
 const CodePointSet& white_space();
-/// \w of the patterns.
+/// \w within brackets, and \w and \b outside: Oniguruma takes fractions and superscripts of Latin-1 for word characters
+/// there.
 const CodePointSet& word_characters();
+const CodePointSet& bare_word_characters();
 /// What an added token with single_word must not stand beside.
 const CodePointSet& added_token_word_characters();
 /// What the pre-tokenizer Digits splits at: char::is_numeric in Rust.

@@ -4,7 +4,7 @@
 
 namespace layerprobe {
 
-TEST_CASE("a star stops at a dot and two stars do not") {
+TEST_CASE("a star stops at a dot or colon and two stars do not") {
   CHECK(matches("model.layers.*", "model.layers.17"));
   CHECK_FALSE(matches("model.layers.*", "model.layers.17.mlp"));
   CHECK(matches("model.layers.**", "model.layers.17.mlp.gate_proj"));
@@ -12,7 +12,9 @@ TEST_CASE("a star stops at a dot and two stars do not") {
   CHECK(matches("**.mlp", "model.layers.3.mlp"));
   CHECK(matches("model.layers.*.self_attn.*_proj", "model.layers.0.self_attn.q_proj"));
   CHECK_FALSE(matches("model.layers.1", "model.layers.10"));
-  CHECK(matches("**layers.*.mlp*", "model.layers.2.mlp:input"));
+  CHECK_FALSE(matches("model.layers.*", "model.layers.2:input"));
+  CHECK(matches("model.layers.*:input", "model.layers.2:input"));
+  CHECK(matches("model.layers.2**", "model.layers.2:input"));
   CHECK(matches("", ""));
   CHECK_FALSE(matches("", "a"));
   CHECK(matches("***", "a.b"));

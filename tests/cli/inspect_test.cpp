@@ -6,7 +6,7 @@
 #include "tests/compare/sample.h"
 #include "tests/store/sample.h"
 #include "tests/support/process.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 
 namespace layerprobe {
 namespace {

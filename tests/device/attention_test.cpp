@@ -95,15 +95,18 @@ TEST_CASE("attention of a prompt does not depend on its neighbours") {
 
 TEST_CASE("attention of a token does not depend on what comes after it") {
   for (const auto& ops : test::devices()) {
-    const AttentionInputs inputs = inputs_of({{290}, 2, 1, 20, 0}, Dtype::bf16);
-    const Values all = attention(*ops, inputs);
-    for (const std::int64_t count : {1, 7, 8, 63, 64, 65, 257}) {
-      AttentionInputs shorter = prompt_of(inputs, 0);
-      shorter.query_states = test::rows_of(shorter.query_states, 0, count);
-      shorter.key_states = test::rows_of(shorter.key_states, 0, count);
-      shorter.value_states = test::rows_of(shorter.value_states, 0, count);
-      shorter.cu_seqlens = {0, count};
-      CHECK(attention(*ops, shorter) == test::rows_of(all, 0, count));
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+      const AttentionInputs inputs = inputs_of({{290}, 2, 1, 20, 0}, dtype);
+      const Values all = attention(*ops, inputs);
+      for (const std::int64_t count : {1, 7, 8, 63, 64, 65, 257}) {
+        AttentionInputs other = inputs_of({{290}, 2, 1, 20, 0}, dtype);
+        for (Values* values : {&other.query_states, &other.key_states, &other.value_states}) {
+          for (std::int64_t i = count * values->columns; i < values->rows * values->columns; ++i) {
+            values->data[static_cast<std::size_t>(i)] *= -2;
+          }
+        }
+        CHECK(test::rows_of(attention(*ops, other), 0, count) == test::rows_of(all, 0, count));
+      }
     }
   }
 }

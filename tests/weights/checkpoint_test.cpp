@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "tests/support/fetched.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 
 namespace layerprobe::weights {
 

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/float16.h"
 #include "base/json.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 
 namespace layerprobe::weights {
 namespace {

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "base/error.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 
 namespace layerprobe::weights {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 
 namespace layerprobe::weights {
 namespace {

@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 #include "weights/safetensors.h"
 
 namespace layerprobe::weights {

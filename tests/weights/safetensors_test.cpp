@@ -5,7 +5,7 @@
 #include <chrono>
 
 #include "base/error.h"
-#include "tests/weights/model_files.h"
+#include "tests/support/model_files.h"
 
 namespace layerprobe::weights {
 namespace {

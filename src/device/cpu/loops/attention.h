@@ -54,12 +54,14 @@ template <typename A>
 ///
 /// In bf16 and f16 the rounding is that of torch's flash kernel for the CPU, which transformers runs with one key and
 /// value head or several, with the causal flag or a mask: blocks of 512 keys, exponentials by fast_exponential, summed
-/// as they are and rounded to the tensors' dtype for the product with the values. Of its result on N(0, 1) inputs this
-/// leaves 0.0 to 0.1% of the elements different; accurate exponentials 3 to 14%, exponentials that are not rounded 30
-/// to 39% (torch 2.11.0, AVX-512, 33 to 700 tokens, head_dim 12 to 64).
+/// as they are and rounded to the tensors' dtype for the product with the values. The first `whole_vectors` keys fill
+/// whole vectors of the prompt's block; for those after, torch takes accurate exponentials: for all of a prompt that is
+/// shorter than a vector. Of its result on N(0, 1) inputs this leaves 0.0 to 0.1% of the elements different; accurate
+/// exponentials everywhere 3 to 14%, exponentials that are not rounded 30 to 39% (torch 2.11.0, AVX-512, 33 to 700
+/// tokens, head_dim 12 to 64).
 template <typename Element, typename A = Scalar<Element>>
-inline void take_exponentials(A* scores, std::int64_t count, Rows seen, A scaling, A& max, A& sum, A* out,
-                              std::int64_t out_columns) {
+inline void take_exponentials(A* scores, std::int64_t count, std::int64_t whole_vectors, Rows seen, A scaling, A& max,
+                              A& sum, A* out, std::int64_t out_columns) {
   using V = Vector<A>;
   const V lowest = V{} - static_cast<A>(__builtin_inf());
   V maxima = lowest;
@@ -77,7 +79,7 @@ inline void take_exponentials(A* scores, std::int64_t count, Rows seen, A scalin
   for (std::int64_t key = 0; key < count; key += kLanes<A>) {
     V value = load(scores + key) * scaling - max;
     if constexpr (sizeof(Element) == 2) {
-      value = fast_exponential(value);
+      value = key < whole_vectors ? fast_exponential(value) : exponential(value);
     } else {
       value = exponential(value);
     }
@@ -88,12 +90,13 @@ inline void take_exponentials(A* scores, std::int64_t count, Rows seen, A scalin
   sum += sum_of_lanes(sums);
 }
 
-/// One block of keys for one tile of query rows. `keys` counts from the prompt's begin; keys.first begins a panel.
+/// One block of keys for one tile of query rows. `keys` counts from the prompt's begin; keys.first begins a panel, and
+/// `block_end` is where the block ends for the prompt's last token.
 /// `apart`: rows that see a value that is not finite must not share a product with rows that do not see it.
 template <typename Element, typename Terms, typename A>
 void attend(const Ops::Attention& args, const PackedKeyValues& packed, A* head_keys, const A* head_values,
             const AttentionState<A>& state, std::int64_t tile, std::int64_t first_token, std::int64_t num_tokens,
-            Rows keys, bool apart) {
+            Rows keys, std::int64_t block_end, bool apart) {
   const std::int64_t head_dim = args.head_dim;
   const std::int64_t out_columns = padded_head_dim<A>(head_dim);
   const std::int64_t count = keys.last - keys.first;
@@ -110,9 +113,11 @@ void attend(const Ops::Attention& args, const PackedKeyValues& packed, A* head_k
     return Rows{first - keys.first, row < num_tokens ? lesser(keys.last, token + 1) - keys.first : 0};
   };
   const std::int64_t padded_count = (count + kPanel<A> - 1) / kPanel<A> * kPanel<A>;
+  const std::int64_t whole_vectors = (block_end - keys.first) / kLanes<A> * kLanes<A>;
   for (std::int64_t row = 0; row < kTileRows; ++row) {
-    take_exponentials<Element>(state.scores + row * kKeyBlock, padded_count, seen_by(row), static_cast<A>(args.scaling),
-                               state.max[tile + row], state.sum[tile + row], out + row * out_columns, out_columns);
+    take_exponentials<Element>(state.scores + row * kKeyBlock, padded_count, whole_vectors, seen_by(row),
+                               static_cast<A>(args.scaling), state.max[tile + row], state.sum[tile + row],
+                               out + row * out_columns, out_columns);
   }
   for (std::int64_t d = 0; d < out_columns; d += kPanel<A>) {
     const A* values = head_values + d / kPanel<A> * packed.value_panel_stride + keys.first * kPanel<A>;
@@ -169,13 +174,14 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
     return args.sliding_window > 0 ? greater(0, token - args.sliding_window + 1) : 0;
   };
   for (std::int64_t block = first_seen(tokens.first) / kKeyBlock * kKeyBlock; block < tokens.last; block += kKeyBlock) {
+    const std::int64_t block_end = lesser(block + kKeyBlock, prompt.end - prompt.begin);
     for (std::int64_t token = tokens.first; token < tokens.last; token += kTileRows) {
       const std::int64_t num_tokens = lesser(kTileRows, tokens.last - token);
       const std::int64_t first = greater(block, first_seen(token) / kPanel<A> * kPanel<A>);
       const std::int64_t last = lesser(block + kKeyBlock, token + num_tokens);
       if (first >= last) continue;
       attend<Element, Terms>(args, packed, keys, values, state, token - tokens.first, token, num_tokens,
-                             Rows{first, last}, apart);
+                             Rows{first, last}, block_end, apart);
     }
   }
 

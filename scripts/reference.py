@@ -1,0 +1,326 @@
+#!/usr/bin/env python3
+"""Remakes tests/data/parity: tiny random checkpoints and what transformers computes on them.
+
+    pip install -r scripts/requirements-reference.txt
+    scripts/reference.py [--only PATTERN] [--output tests/data/parity]
+
+Each folder is a model folder as users have them (config.json, model.safetensors or shards) with, beside it:
+
+    input_ids.json   the prompts, one a forward
+    reference.h5     transformers' float32 values of the embedding, each layer and the final norm (capture_hf.py)
+    errors.json      {dtype: {point: [squared error of each prompt]}}: how far transformers' own bfloat16 and float16 runs
+                     are from reference.h5, as the sum over the prompt's values of (its value - float32's)^2
+
+Cases of one `weights` name share one weights file in weights/, by symbolic links. All follows from the seeds below.
+"""
+import argparse
+import copy
+import fnmatch
+import json
+import os
+import pathlib
+import shutil
+import sys
+import zlib
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy
+import torch
+import transformers
+from safetensors.torch import save_file
+
+import capture_hf
+
+DEFAULT_OUTPUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/parity"
+LENGTHS = [1, 7, 32]
+
+# ----------------------------------------------------------------------------------------------------------- weights
+# Shapes that catch a wrong assumption: no power of two, head_dim apart from hidden_size / num_attention_heads, a
+# vocabulary that is no multiple of 8, an odd intermediate_size.
+
+LLAMA = dict(model_type="llama", vocab_size=97, hidden_size=48, intermediate_size=67, num_hidden_layers=3,
+             num_attention_heads=4, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-5,
+             max_position_embeddings=64, rope_theta=10000.0)
+WEIGHTS = {
+    "llama": LLAMA,
+    "llama-mha-tied": {**LLAMA, "hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 12,
+                       "intermediate_size": 51, "vocab_size": 101, "tie_word_embeddings": True, "storage": "F32"},
+    "llama-mqa-bias": {**LLAMA, "hidden_size": 60, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 12,
+                       "num_hidden_layers": 2, "intermediate_size": 77, "attention_bias": True, "mlp_bias": True,
+                       "rms_norm_eps": 1e-6, "storage": "F16", "shard_bytes": 20_000},
+    "llama-odd": {**LLAMA, "hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 10,
+                  "intermediate_size": 45, "vocab_size": 61, "num_hidden_layers": 4, "base_export": True},
+    "llama-defaults": {**LLAMA, "num_key_value_heads": 4, "head_dim": 12, "rms_norm_eps": 1e-6, "num_hidden_layers": 2},
+    "mistral": dict(model_type="mistral", vocab_size=97, hidden_size=48, intermediate_size=65, num_hidden_layers=3,
+                    num_attention_heads=4, num_key_value_heads=2, head_dim=14, rms_norm_eps=1e-5,
+                    max_position_embeddings=64, rope_theta=1e6, sliding_window=8),
+    "mistral-defaults": dict(model_type="mistral", vocab_size=59, hidden_size=40, intermediate_size=43,
+                             num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=8, head_dim=5 * 2,
+                             rms_norm_eps=1e-6, max_position_embeddings=131072, rope_theta=10000.0,
+                             sliding_window=4096),
+    "qwen2": dict(model_type="qwen2", vocab_size=101, hidden_size=48, intermediate_size=71, num_hidden_layers=4,
+                  num_attention_heads=6, num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=64,
+                  rope_theta=1e6, tie_word_embeddings=True, use_sliding_window=False, sliding_window=8,
+                  max_window_layers=2),
+    "qwen2-mha": dict(model_type="qwen2", vocab_size=83, hidden_size=36, intermediate_size=53, num_hidden_layers=2,
+                      num_attention_heads=2, num_key_value_heads=2, rms_norm_eps=1e-5, max_position_embeddings=64,
+                      rope_theta=1e4, storage="F32"),
+    "qwen3": dict(model_type="qwen3", vocab_size=97, hidden_size=48, intermediate_size=69, num_hidden_layers=4,
+                  num_attention_heads=4, num_key_value_heads=2, head_dim=20, rms_norm_eps=1e-6,
+                  max_position_embeddings=64, rope_theta=1e6, use_sliding_window=False, sliding_window=8,
+                  max_window_layers=2),
+    "qwen3-bias-tied": dict(model_type="qwen3", vocab_size=89, hidden_size=36, intermediate_size=55,
+                            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=12,
+                            rms_norm_eps=1e-5, max_position_embeddings=64, rope_theta=1e4, attention_bias=True,
+                            tie_word_embeddings=True, stale_lm_head=True, storage="F32"),
+    "qwen3-defaults": dict(model_type="qwen3", vocab_size=67, hidden_size=36, intermediate_size=41,
+                           num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=128,
+                           rms_norm_eps=1e-6, max_position_embeddings=32768, rope_theta=1e4),
+}
+STORAGE_KEYS = ("storage", "shard_bytes", "base_export", "stale_lm_head")
+
+# ------------------------------------------------------------------------------------------------------------- cases
+# name: (weights, change), where `change` is what differs in config.json as transformers 5 spells it (None removes a
+# key), or a function from that config to the text of an older spelling.
+
+
+def rope(rope_type, **parameters):
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10000.0, **parameters}}
+
+
+def old_spelling(*missing, **changes):
+    """The config as transformers 4 wrote it: torch_dtype, rope_theta and rope_scaling at the top, no layer_types."""
+
+    def change(config):
+        parameters = dict(config.pop("rope_parameters"))
+        config["rope_theta"] = parameters.pop("rope_theta")
+        rope_type = parameters.pop("rope_type")
+        config["rope_scaling"] = None if rope_type == "default" else {"type": rope_type, **parameters}
+        config["torch_dtype"] = config.pop("dtype")
+        config.pop("layer_types", None)
+        config["transformers_version"] = "4.51.0"
+        config.update(changes)
+        for key in missing:
+            config.pop(key)
+        return config
+
+    return change
+
+
+LLAMA3 = dict(factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+YARN = dict(factor=4.0, original_max_position_embeddings=16)
+LONGROPE = dict(short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0],
+                long_factor=[1.0, 1.3, 1.9, 2.7, 3.4, 4.0, 5.5, 7.0])
+
+CASES = {
+    "llama-gqa": ("llama", {}),
+    "llama-old-spelling": ("llama", old_spelling()),
+    "llama-rope-linear": ("llama", rope("linear", factor=2.5)),
+    "llama-rope-linear-old": ("llama", [rope("linear", factor=2.5), old_spelling()]),
+    "llama-rope-dynamic": ("llama", {**rope("dynamic", factor=2.0), "max_position_embeddings": 16}),
+    "llama-rope-dynamic-old": ("llama", [{**rope("dynamic", factor=2.0), "max_position_embeddings": 16},
+                                         old_spelling("rope_theta")]),
+    "llama-rope-llama3": ("llama", rope("llama3", **LLAMA3)),
+    "llama-rope-llama3-old": ("llama", [rope("llama3", **LLAMA3), old_spelling(
+        rope_scaling={"rope_type": "llama3", **LLAMA3})]),
+    "llama-rope-yarn": ("llama", rope("yarn", **YARN)),
+    "llama-rope-yarn-old": ("llama", [rope("yarn", **YARN), old_spelling()]),
+    "llama-rope-yarn-mscale": ("llama", rope("yarn", **YARN, mscale=1.0, mscale_all_dim=0.4, beta_fast=8,
+                                             beta_slow=2)),
+    "llama-rope-yarn-attention-factor": ("llama", rope("yarn", **YARN, attention_factor=0.9)),
+    "llama-rope-yarn-untruncated": ("llama", rope("yarn", **YARN, truncate=False)),
+    "llama-rope-yarn-no-factor": ("llama", rope("yarn", factor=None, original_max_position_embeddings=16)),
+    "llama-rope-longrope": ("llama", rope("longrope", **LONGROPE, original_max_position_embeddings=16)),
+    "llama-rope-longrope-top-level": ("llama", {**rope("longrope", **LONGROPE, factor=3.0),
+                                                "original_max_position_embeddings": 24}),
+    "llama-rope-longrope-attention-factor": ("llama", rope("longrope", **LONGROPE, attention_factor=1.25, factor=8.0,
+                                                           original_max_position_embeddings=20)),
+    "llama-rope-proportional": ("llama", rope("proportional", partial_rotary_factor=0.5, factor=2.0)),
+    "llama-mha-tied-f32": ("llama-mha-tied", {}),
+    "llama-mqa-bias-f16-sharded": ("llama-mqa-bias", {}),
+    "llama-odd-base-export": ("llama-odd", {}),
+    "llama-defaults": ("llama-defaults", old_spelling(
+        "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "hidden_act",
+        "max_position_embeddings", "tie_word_embeddings", "attention_bias", "mlp_bias", "torch_dtype")),
+    "llama-null-keys": ("llama-defaults", old_spelling(num_key_value_heads=None, head_dim=None)),
+    "mistral-window": ("mistral", {}),
+    "mistral-window-old": ("mistral", old_spelling()),
+    "mistral-no-window": ("mistral", {"sliding_window": None}),
+    "mistral-window-one": ("mistral", {"sliding_window": 1}),
+    "mistral-defaults": ("mistral-defaults", old_spelling(
+        "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling", "max_position_embeddings",
+        "sliding_window", "hidden_act")),
+    "qwen2-gqa-tied": ("qwen2", {}),
+    "qwen2-window-on-last-layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None}),
+    "qwen2-window-by-layer-types": ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "layer_types": [
+        "sliding_attention", "full_attention", "full_attention", "sliding_attention"]}),
+    "qwen2-window-old": ("qwen2", [{"use_sliding_window": True, "sliding_window": 8}, old_spelling()]),
+    "qwen2-yarn-old": ("qwen2", [rope("yarn", **YARN), old_spelling(rope_theta=1e6)]),
+    "qwen2-mha-f32": ("qwen2-mha", {}),
+    "qwen3-gqa": ("qwen3", {}),
+    "qwen3-window-on-last-layers": ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None,
+                                              "max_window_layers": 1}),
+    "qwen3-window-by-layer-types": ("qwen3", {"use_sliding_window": True, "sliding_window": 5, "layer_types": [
+        "full_attention", "sliding_attention", "full_attention", "sliding_attention"]}),
+    "qwen3-yarn": ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, **YARN}}),
+    "qwen3-bias-tied-stale-lm-head": ("qwen3-bias-tied", {}),
+    "qwen3-defaults": ("qwen3-defaults", old_spelling(
+        "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "max_position_embeddings", "use_sliding_window",
+        "sliding_window", "max_window_layers", "attention_bias", "tie_word_embeddings", "hidden_act")),
+}
+# One model in two spellings: transformers must read them alike, and the reference is the other's, by a link.
+SAME_AS = {"llama-old-spelling": "llama-gqa", "llama-rope-linear-old": "llama-rope-linear",
+           "llama-rope-dynamic-old": "llama-rope-dynamic", "llama-rope-llama3-old": "llama-rope-llama3",
+           "llama-rope-yarn-old": "llama-rope-yarn", "mistral-window-old": "mistral-window",
+           "qwen2-window-old": "qwen2-window-on-last-layers"}
+
+
+def random_weights(model, seed):
+    """Overwrites every parameter: activations of order one, peaked attention, biases that matter, norms around one.
+
+    transformers' own initialisation (0.02 everywhere) leaves the layers of a tiny model almost without effect.
+    """
+    generator = numpy.random.default_rng(seed)
+    family = model.config.model_type
+    for name, parameter in sorted(model.named_parameters()):
+        values = generator.standard_normal(tuple(parameter.shape))
+        if name.endswith("norm.weight"):
+            values = 1.0 + 0.25 * values
+        elif name.endswith("bias"):
+            values *= {"qwen2": {"k_proj": 10.0, "q_proj": 1.0}}.get(family, {}).get(name.split(".")[-2], 0.3)
+        elif name.endswith("embed_tokens.weight"):
+            pass
+        elif name.endswith(("q_proj.weight", "k_proj.weight")):
+            values *= 1.3 / parameter.shape[1] ** 0.5
+        else:
+            values /= parameter.shape[1] ** 0.5
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(values))
+
+
+def make_weights(folder, name):
+    """Writes config.json (transformers' own spelling) and the weights; returns the config as a dict."""
+    shape = {key: value for key, value in WEIGHTS[name].items() if key not in STORAGE_KEYS}
+    storage = WEIGHTS[name].get("storage", "BF16")
+    dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[storage]
+    config = transformers.AutoConfig.for_model(**shape)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    random_weights(model, zlib.crc32(name.encode()))
+    model = model.to(dtype)
+    saved = model.model if WEIGHTS[name].get("base_export") else model
+    saved.save_pretrained(folder, max_shard_size=WEIGHTS[name].get("shard_bytes", "1GB"))
+    pathlib.Path(folder, "generation_config.json").unlink(missing_ok=True)
+    if WEIGHTS[name].get("stale_lm_head"):
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        state["lm_head.weight"] = torch.full_like(state["lm_head.weight"], 1e4)
+        save_file(state, pathlib.Path(folder, "model.safetensors"), metadata={"format": "pt"})
+    return json.loads(pathlib.Path(folder, "config.json").read_text())
+
+
+def changed(config, changes):
+    """The case's config.json."""
+    config = copy.deepcopy(config)
+    for change in changes if isinstance(changes, list) else [changes]:
+        if callable(change):
+            config = change(config)
+            continue
+        config.update(change)
+        if change.get("layer_types", "") is None:
+            config.pop("layer_types")
+    return config
+
+
+def prompts_of(name, vocab_size):
+    generator = numpy.random.default_rng(zlib.crc32(f"prompts of {name}".encode()))
+    return [generator.integers(0, vocab_size, length).tolist() for length in LENGTHS]
+
+
+def squared_errors(values, truth, prompts):
+    """{point: [sum of (values - truth)^2 of each prompt]}"""
+    ends = numpy.cumsum([len(prompt) for prompt in prompts])
+    errors = {}
+    for name, reference in truth.items():
+        squares = ((values[name].double() - reference.double()) ** 2).sum(dim=1).numpy()
+        errors[name] = [float(part.sum()) for part in numpy.split(squares, ends[:-1])]
+    return errors
+
+
+def make_folder(output, name, config, weights_folder):
+    """The model folder of the case, without what is computed on it."""
+    folder = output / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    is_shared = sum(weights == weights_folder.name for weights, _ in CASES.values()) > 1
+    for file in sorted(weights_folder.glob("model*")):
+        if is_shared:
+            (folder / file.name).symlink_to(os.path.relpath(file, folder))
+        else:
+            file.rename(folder / file.name)
+    if not is_shared:
+        weights_folder.rmdir()
+    return folder
+
+
+def make_reference(folder):
+    """Adds what transformers computes; returns its bfloat16 error at each point, relative to the float32 values."""
+    prompts = prompts_of(folder.name, json.loads((folder / "config.json").read_text())["vocab_size"])
+    (folder / "input_ids.json").write_text(json.dumps(prompts) + "\n")
+    capture_hf.capture_to_file(folder / "reference.h5", folder, prompts, torch.float32, with_measures=False)
+    truth = capture_hf.capture_to_memory(folder, prompts, torch.float32)
+    errors = {name: squared_errors(capture_hf.capture_to_memory(folder, prompts, dtype), truth, prompts)
+              for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16))}
+    (folder / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
+    return [(sum(error) / float((truth[point].double() ** 2).sum())) ** 0.5
+            for point, error in errors["bfloat16"].items()]
+
+
+def link_reference(folder, other):
+    """For a case that is `other` in another spelling, which is checked."""
+    a, b = resolved(folder), resolved(other)
+    different = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    if different:
+        sys.exit(f"{folder.name} and {other.name}: transformers reads {different} differently")
+    for file in ("input_ids.json", "reference.h5", "errors.json"):
+        (folder / file).symlink_to(f"../{other.name}/{file}")
+
+
+def resolved(folder):
+    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    for key in ("transformers_version", "_name_or_path", "architectures", "rope_theta", "rope_scaling"):
+        config.pop(key, None)
+    config["rope_parameters"].pop("type", None)
+    return config
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, default=DEFAULT_OUTPUT)
+    parser.add_argument("--only", default="*", help="cases whose name matches; the others are left alone")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+
+    for weights in WEIGHTS:
+        chosen = [name for name in CASES if CASES[name][0] == weights and fnmatch.fnmatch(name, options.only)]
+        if not chosen:
+            continue
+        weights_folder = options.output / "weights" / weights
+        shutil.rmtree(weights_folder, ignore_errors=True)
+        weights_folder.mkdir(parents=True)
+        base = make_weights(weights_folder, weights)
+        (weights_folder / "config.json").unlink()
+        for name in chosen:
+            folder = make_folder(options.output, name, changed(base, CASES[name][1]), weights_folder)
+            if name in SAME_AS:
+                link_reference(folder, options.output / SAME_AS[name])
+                print(f"{name:40} as {SAME_AS[name]}", flush=True)
+            else:
+                errors = make_reference(folder)
+                print(f"{name:40} bfloat16 error " + " ".join(f"{error:.1e}" for error in errors), flush=True)
+
+
+if __name__ == "__main__":
+    main()

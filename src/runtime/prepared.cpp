@@ -1,0 +1,140 @@
+#include "runtime/prepared.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "model/tensors.h"
+
+namespace layerprobe::runtime {
+namespace {
+
+/// What the checkpoint is stored in, where its config does not say.
+Dtype stored_dtype(const model::ModelConfig& config, const weights::Checkpoint& checkpoint) {
+  const weights::TensorInfo* embedding = checkpoint.find(model::embedding_tensor(config).name);
+  if (embedding == nullptr) return Dtype::bf16;
+  switch (embedding->storage) {
+    case weights::Storage::f64:
+      return Dtype::f64;
+    case weights::Storage::f32:
+      return Dtype::f32;
+    case weights::Storage::f16:
+      return Dtype::f16;
+    default:
+      return Dtype::bf16;
+  }
+}
+
+Dtype choose_dtype(const std::string& given, const model::ModelConfig& config, const weights::Checkpoint& checkpoint) {
+  if (given == "auto") {
+    if (checkpoint.is_gguf()) return Dtype::bf16;
+    return config.dtype ? *config.dtype : stored_dtype(config, checkpoint);
+  }
+  const std::optional<Dtype> dtype = find_dtype(given);
+  if (dtype) return *dtype;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "--dtype",
+               .what = text("\"", given, "\" is no dtype"),
+               .fix = "choose auto, bfloat16, float16, float32 or float64"});
+}
+
+/// Random hidden states for single and multi where nothing is given. Throws Error(usage) unless that leaves one kind.
+InputOptions with_default(InputOptions input, plan::TestType test_type) {
+  const bool takes_hidden_states = test_type == plan::TestType::single || test_type == plan::TestType::multi;
+  if (input.kinds() == 0 && takes_hidden_states) input.random_hidden_states = "1x128:0";
+  if (input.kinds() == 1) return input;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "input",
+               .what = input.kinds() == 0 ? "no input is given" : "more than one kind of input is given",
+               .fix = "give one of --prompt, --prompts, --input-ids, --random-tokens, --hidden-states, "
+                      "--random-hidden-states"});
+}
+
+/// The one device of a run: the host's processors.
+void check_device_map(const std::string& device_map) {
+  if (device_map == "auto" || device_map == "cpu" || device_map == "cpu:0") return;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "--device-map",
+               .what = text("\"", device_map, "\" is not available: this program has no GPU backend yet"),
+               .fix = "use --device-map cpu, or auto"});
+}
+
+tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
+  std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint.gguf_tokenizer();
+  if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint.path());
+  return tokenizer::Tokenizer::from_gguf({.model = std::move(gguf->model),
+                                          .pre = std::move(gguf->pre),
+                                          .tokens = std::move(gguf->tokens),
+                                          .token_types = std::move(gguf->token_types),
+                                          .merges = std::move(gguf->merges),
+                                          .bos_token_id = gguf->bos_token_id,
+                                          .add_bos_token = gguf->add_bos_token},
+                                         checkpoint.path().string());
+}
+
+}  // namespace
+
+Prepared::Prepared(const RunOptions& options, const Watch& watch)
+    : checkpoint(weights::Checkpoint::open(options.model)),
+      config(model::read_config(checkpoint.config(), config_name())) {
+  check_device_map(options.device_map);
+  warn_unused(watch);
+  const InputOptions input = with_default(options.input, options.request.test_type);
+  if (input.feeds_hidden_states()) {
+    hidden_states.emplace(input, config);
+    prompts = hidden_states->prompts();
+  } else {
+    prompts = read_prompts(input, config, [this](std::string_view prompt) { return tokenizer().encode(prompt); });
+  }
+  plan::Request request = options.request;
+  request.has_prompts = !hidden_states;
+  plan = plan::make_plan(config, choose_dtype(options.dtype, config, checkpoint), prompts, request);
+  if (hidden_states) {
+    const bool is_single = plan.test_type == plan::TestType::single;
+    for (std::size_t i = 0; i < (is_single ? plan.layers.size() : 1); ++i) hidden_states->check(plan.layers[i]);
+  }
+  warn_long_prompts(watch);
+  ops = device::cpu_ops();
+}
+
+std::string Prepared::config_name() const {
+  return checkpoint.is_gguf() ? checkpoint.path().string() : (checkpoint.path() / "config.json").string();
+}
+
+const tokenizer::Tokenizer& Prepared::tokenizer() {
+  if (!tokenizer_) tokenizer_.emplace(open_tokenizer(checkpoint));
+  return *tokenizer_;
+}
+
+const tokenizer::Tokenizer* Prepared::tokenizer_if_any() {
+  if (has_no_tokenizer_) return nullptr;
+  try {
+    return &tokenizer();
+  } catch (const Error&) {
+    has_no_tokenizer_ = true;
+    return nullptr;
+  }
+}
+
+void Prepared::warn_unused(const Watch& watch) const {
+  const auto warn = [&](const std::vector<std::string>& names, const char* what) {
+    if (!names.empty()) watch.warn(text(what, " not used: ", join(names, ", ")));
+  };
+  warn(config.unused_keys, "config.json keys");
+  warn(model::check_tensors(config, checkpoint), "tensors");
+}
+
+void Prepared::warn_long_prompts(const Watch& watch) const {
+  std::int64_t count = 0, longest = 0;
+  for (std::int64_t prompt = 0; prompt < prompts.num_prompts(); ++prompt) {
+    if (prompts.length(prompt) <= config.max_position_embeddings) continue;
+    ++count;
+    if (prompts.length(prompt) > prompts.length(longest)) longest = prompt;
+  }
+  if (count == 0) return;
+  watch.warn(text(count, count == 1 ? " prompt has" : " prompts have", " more tokens than the model has positions (",
+                  config.max_position_embeddings, ", max_position_embeddings): prompt ", longest, " has ",
+                  prompts.length(longest)));
+}
+
+}  // namespace layerprobe::runtime

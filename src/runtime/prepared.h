@@ -1,0 +1,45 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/prompts.h"
+#include "device/ops.h"
+#include "model/config.h"
+#include "plan/plan.h"
+#include "runtime/hidden_states.h"
+#include "runtime/session.h"
+#include "tokenizer/tokenizer.h"
+#include "weights/checkpoint.h"
+
+namespace layerprobe::runtime {
+
+/// All that a run follows from: model, input, plan and device, held against each other before any weight is read.
+class Prepared {
+ public:
+  /// Throws Error for whatever in the options, the model or the input keeps the run from running.
+  Prepared(const RunOptions& options, const Watch& watch);
+
+  /// nullptr where the checkpoint has none that can be used. Opened at its first use, so that runs without text need
+  /// none.
+  const tokenizer::Tokenizer* tokenizer_if_any();
+
+  const weights::Checkpoint checkpoint;
+  const model::ModelConfig config;
+  std::optional<HiddenStates> hidden_states;  // where these are fed to the layers instead of prompts
+  Prompts prompts;
+  plan::Plan plan;
+  std::unique_ptr<device::Ops> ops;
+
+ private:
+  std::string config_name() const;
+  const tokenizer::Tokenizer& tokenizer();
+  void warn_unused(const Watch& watch) const;
+  void warn_long_prompts(const Watch& watch) const;
+
+  std::optional<tokenizer::Tokenizer> tokenizer_;
+  bool has_no_tokenizer_ = false;
+};
+
+}  // namespace layerprobe::runtime
