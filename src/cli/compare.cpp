@@ -40,8 +40,10 @@ std::string dtypes_text(const Difference& difference) {
 }
 
 void print_side(const char* what, const compare::Side& side) {
-  std::cout << what << "  " << printable(side.path.string()) << ": " << side.num_points << " points, "
-            << side.num_prompts << " prompts, " << side.num_rows << " rows"
+  std::cout << what << "  " << printable(side.path.string());
+  if (!side.model.empty()) std::cout << ", " << printable(side.model);
+  if (!side.dtype.empty()) std::cout << ", " << printable(side.dtype);
+  std::cout << ": " << side.num_points << " points, " << side.num_prompts << " prompts, " << side.num_rows << " rows"
             << (side.is_finished ? "" : " (partial file)") << "\n";
 }
 
@@ -157,6 +159,8 @@ Json json_of(const compare::Side& side) {
   Json out;
   out.set("path", side.path.string());
   out.set("is_finished", side.is_finished);
+  out.set("model", side.model);
+  out.set("dtype", side.dtype);
   out.set("num_prompts", side.num_prompts);
   out.set("num_rows", side.num_rows);
   out.set("num_points", side.num_points);

@@ -57,10 +57,10 @@ std::string attribute_text(const store::Attribute& attribute) {
 std::string kept_text(const store::Reader& reader) {
   const CapturedRows& rows = reader.rows();
   const Prompts& prompts = reader.prompts();
-  if (rows.num_rows() == prompts.num_tokens()) return "all tokens";
   if (std::all_of(rows.position.begin(), rows.position.end(), [](std::int32_t each) { return each == -1; })) {
     return "the mean over each prompt's tokens";
   }
+  if (rows.num_rows() == prompts.num_tokens()) return "all tokens";
   bool are_last = rows.num_rows() == prompts.num_prompts();
   for (std::int64_t p = 0; are_last && p < prompts.num_prompts(); ++p) {
     are_last = rows.position[static_cast<std::size_t>(p)] == prompts.length(p) - 1;

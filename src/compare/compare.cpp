@@ -26,9 +26,19 @@ Names names_of(const store::Reader& reader) {
   return names;
 }
 
+/// An attribute of the file; "" when it has none of that name or it is no string.
+std::string attribute_of(const store::Reader& reader, const char* name) {
+  const auto found = reader.attributes().find(name);
+  if (found == reader.attributes().end()) return {};
+  const auto* value = std::get_if<std::string>(&found->second);
+  return value == nullptr ? std::string() : *value;
+}
+
 Side side_of(const store::Reader& reader) {
   return {.path = reader.path(),
           .is_finished = reader.is_finished(),
+          .model = attribute_of(reader, "model"),
+          .dtype = attribute_of(reader, "dtype"),
           .num_prompts = reader.prompts().num_prompts(),
           .num_rows = reader.rows().num_rows(),
           .num_points = static_cast<std::int64_t>(reader.points().size())};
@@ -88,10 +98,7 @@ std::optional<NotCompared> obstacle(const store::Layout::Point& reference, const
 
 /// The dtype a run computed in, from the file's attributes: it bounds what its f32 means and gates can agree to.
 Dtype computed_dtype(const store::Reader& reader, Dtype stored) {
-  const auto found = reader.attributes().find("dtype");
-  if (found == reader.attributes().end()) return stored;
-  const auto* name = std::get_if<std::string>(&found->second);
-  return name == nullptr ? stored : find_dtype(*name).value_or(stored);
+  return find_dtype(attribute_of(reader, "dtype")).value_or(stored);
 }
 
 double limit_for(const Difference& difference, const store::Reader& reference, const store::Reader& candidate,

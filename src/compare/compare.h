@@ -94,6 +94,8 @@ struct NotCompared {
 struct Side {
   std::filesystem::path path;
   bool is_finished = true;
+  std::string model;  // attributes of the file: what was run, and in what dtype it computed; "" where it does not say
+  std::string dtype;
   std::int64_t num_prompts = 0;
   std::int64_t num_rows = 0;
   std::int64_t num_points = 0;

@@ -265,7 +265,7 @@ void widen(Dtype dtype, const void* row, std::int64_t width, double* out) {
 void narrow(Dtype dtype, const double* row, std::int64_t width, void* out) {
   switch (dtype) {
     case Dtype::f64:
-      __builtin_memcpy(out, row, static_cast<std::size_t>(width) * sizeof(double));
+      if (width > 0) __builtin_memcpy(out, row, static_cast<std::size_t>(width) * sizeof(double));
       return;
     case Dtype::f32:
       return narrow_of<OfF32>(row, width, out);

@@ -24,11 +24,11 @@ TestType parse_test_type(std::string_view name);
 /// What the options ask for, before it is held against a model.
 struct Request {
   TestType test_type = TestType::extract_all;
-  std::string layers;                 // as typed; empty: the test type's default
-  std::vector<std::string> capture;   // patterns; empty: the test type's own points
-  std::string tokens;                 // as typed; empty: the test type's default
-  std::int64_t tokens_per_batch = 0;  // 0: chosen here
-  bool has_prompts = true;            // false: hidden states are fed to the layers
+  std::string layers = {};                // as typed; empty: the test type's default
+  std::vector<std::string> capture = {};  // patterns; empty: the test type's own points
+  std::string tokens = {};                // as typed; empty: the test type's default
+  std::int64_t tokens_per_batch = 0;      // 0: chosen here
+  bool has_prompts = true;                // false: hidden states are fed to the layers
 };
 
 /// What a run does. All of it follows from headers and options: no weight is read for it.

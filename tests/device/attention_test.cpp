@@ -66,15 +66,17 @@ TEST_CASE("attention agrees with the f64 formula on every device") {
                                      {{33, 64}, 4, 2, 64, 0},    {{300, 17}, 2, 1, 64, 0},    {{530}, 1, 1, 33, 0},
                                      {{300}, 2, 1, 16, 1},       {{70, 300}, 2, 1, 24, 40},   {{600}, 1, 1, 128, 257},
                                      {{64, 64, 64}, 9, 3, 64, 0}};
-  for (const auto& ops : test::devices()) {
-    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
-      for (const Shape& shape : shapes) {
+  const auto devices = test::devices();
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    for (const Shape& shape : shapes) {
+      const AttentionInputs inputs = inputs_of(shape, dtype);
+      const Values expected = test::attention_in_f64(inputs);
+      for (const auto& ops : devices) {
         CAPTURE(ops->code_path());
         CAPTURE(name_of(dtype));
         CAPTURE(shape.head_dim);
         CAPTURE(shape.sliding_window);
-        const AttentionInputs inputs = inputs_of(shape, dtype);
-        CHECK(test::rel_l2(attention(*ops, inputs, 3), test::attention_in_f64(inputs)) <= test::tolerance(dtype));
+        CHECK(test::rel_l2(attention(*ops, inputs, 3), expected) <= test::tolerance(dtype));
       }
     }
   }

@@ -1,6 +1,9 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "device/cpu/onednn.h"
 #include "tests/support/formulas.h"
 
 namespace layerprobe {
@@ -34,20 +37,20 @@ Values matmul(device::Ops& ops, const Values& x, const device::MatMulWeight& wei
 }  // namespace
 
 TEST_CASE("matmul agrees with the f64 formula on every device") {
-  for (const auto& ops : test::devices()) {
-    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
-      for (const std::int64_t in : {1, 31, 48, 130}) {
-        for (const std::int64_t out : {1, 31, 48, 300}) {
+  const auto devices = test::devices();
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    for (const std::int64_t in : {1, 31, 48, 130}) {
+      for (const std::int64_t out : {1, 31, 48, 300}) {
+        const Values x = test::random(67, in, dtype, 1), w = test::random(out, in, dtype, 2);
+        const Values bias = test::random(1, out, dtype, 3);
+        const Values without = test::matmul_in_f64(x, w, kNoBias), with = test::matmul_in_f64(x, w, bias);
+        for (const auto& ops : devices) {
           CAPTURE(ops->code_path());
           CAPTURE(name_of(dtype));
           CAPTURE(in);
           CAPTURE(out);
-          const Values x = test::random(67, in, dtype, 1), w = test::random(out, in, dtype, 2);
-          const Values bias = test::random(1, out, dtype, 3);
-          CHECK(test::rel_l2(matmul(*ops, x, *weight_on(*ops, {w}), 5), test::matmul_in_f64(x, w, kNoBias)) <=
-                test::tolerance(dtype));
-          CHECK(test::rel_l2(matmul(*ops, x, *weight_on(*ops, {w}, {bias})), test::matmul_in_f64(x, w, bias)) <=
-                test::tolerance(dtype));
+          CHECK(test::rel_l2(matmul(*ops, x, *weight_on(*ops, {w}), 5), without) <= test::tolerance(dtype));
+          CHECK(test::rel_l2(matmul(*ops, x, *weight_on(*ops, {w}, {bias})), with) <= test::tolerance(dtype));
         }
       }
     }
@@ -104,10 +107,11 @@ TEST_CASE("a row of a product has the same bits whatever the batch and its place
     std::int64_t in, out;
     std::vector<Dtype> dtypes;
   };
-  // All sizes where oneDNN multiplies; f64 and f16 go the same way through our own loops at any size.
-  const std::vector<Dtype> library = {Dtype::f32, Dtype::bf16}, all = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16};
-  const std::vector<Case> cases = {{1, 31, all},        {31, 1, all},         {48, 48, all},        {77, 331, all},
-                                   {576, 960, library}, {576, 3072, library}, {1536, 576, library}, {1, 1536, library}};
+  // Real sizes where a library multiplies; the others go the same way through our own loops at any size.
+  const std::vector<Dtype> library = {Dtype::bf16}, all = {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16};
+  const std::vector<Case> cases = {{1, 31, all},         {31, 1, all},        {48, 48, all},
+                                   {77, 331, all},       {576, 960, library}, {576, 576, library},
+                                   {1536, 576, library}, {1, 1536, library},  {600, 70, all}};
   const std::vector<std::pair<std::int64_t, std::int64_t>> parts = {{0, 1},  {63, 1},  {1099, 1}, {3, 5},   {17, 31},
                                                                     {5, 64}, {64, 64}, {1, 65},   {9, 127}, {8, 513}};
   const auto devices = test::devices();
@@ -115,20 +119,42 @@ TEST_CASE("a row of a product has the same bits whatever the batch and its place
     for (const Dtype dtype : shape.dtypes) {
       const Values w = test::random(shape.out, shape.in, dtype, 2), x = test::random(1100, shape.in, dtype, 1);
       for (const auto& ops : devices) {
-        if (shape.in * shape.out > 100'000 && ops != devices[0] && ops != devices[1])
-          continue;  // the others' products are those
+        // The products of the slower instruction sets are the second device's.
+        if (shape.in * shape.out > 100'000 && ops != devices[0] && ops != devices[1]) continue;
         CAPTURE(ops->code_path());
         CAPTURE(name_of(dtype));
         CAPTURE(shape.in);
         CAPTURE(shape.out);
         const auto weight = weight_on(*ops, {w});
-        const Values whole = matmul(*ops, x, *weight);
+        const test::OnDevice x_there(*ops, x), out(*ops, test::nans(x.rows, shape.out, dtype));
+        const auto product_bytes = [&](std::int64_t first, std::int64_t count) {
+          const device::Tensor rows = out.tensor().row_slice(0, count);
+          ops->matmul({.out = rows, .x = x_there.tensor().row_slice(first, count), .weight = *weight});
+          std::vector<std::byte> bytes(static_cast<std::size_t>(count * shape.out) * size_of(dtype));
+          ops->copy_to_host(bytes.data(), rows);
+          return bytes;
+        };
+        const std::vector<std::byte> whole = product_bytes(0, x.rows);
         for (const auto& [first, count] : parts) {
           CAPTURE(first);
           CAPTURE(count);
-          CHECK(matmul(*ops, test::rows_of(x, first, count), *weight) == test::rows_of(whole, first, count));
+          const std::vector<std::byte> part = product_bytes(first, count);
+          const std::size_t place = static_cast<std::size_t>(first * shape.out) * size_of(dtype);
+          CHECK(std::equal(part.begin(), part.end(), whole.begin() + static_cast<std::ptrdiff_t>(place)));
         }
       }
+    }
+  }
+}
+
+TEST_CASE("a row's place in a tile does not change its bits where oneDNN multiplies") {
+  if (!device::cpu::onednn_has_bf16()) return;  // our own loops multiply
+  device::cpu::OneDnn library;
+  for (const std::int64_t in : {1, 2, 31, 48, 64, 100, 576, 1000, 1536, 4096}) {
+    for (const std::int64_t out : {1, 8, 31, 48, 64, 131, 192, 256, 500}) {
+      CAPTURE(in);
+      CAPTURE(out);
+      CHECK(device::cpu::TiledProduct(library, in, out).rows_agree());
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -18,12 +19,13 @@ namespace {
 
 class CpuOps : public Ops {
  public:
-  CpuOps(const Loops& loops, bool native_bf16, int threads)
-      : loops_(loops), native_bf16_(native_bf16), workers_(threads) {}
+  CpuOps(const Loops& loops, bool native_bf16, int threads) : loops_(loops), workers_(threads) {
+    if (native_bf16) onednn_.emplace();
+  }
 
   std::string name() const override { return "cpu"; }
   std::string code_path() const override {
-    return text("cpu ", loops_.name, native_bf16_ ? ", bf16 products, " : ", f32 products, ", onednn_name());
+    return text("cpu ", loops_.name, onednn_ ? ", bf16 by " + onednn_name() : "");
   }
   void synchronize() override {}
 
@@ -43,7 +45,7 @@ class CpuOps : public Ops {
 
  private:
   const Loops& loops_;
-  const bool native_bf16_;
+  std::optional<OneDnn> onednn_;  // where it multiplies bf16
   Workers workers_;
   AttentionScratch attention_scratch_;
 };
@@ -72,7 +74,7 @@ void CpuOps::copy_to_host(void* host, const Tensor& x) {
 
 std::unique_ptr<MatMulWeight> CpuOps::matmul_weight(const MatMulWeightParts& parts) {
   check(parts);
-  return pack_weight(parts, loops_, native_bf16_, workers_);
+  return pack_weight(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_);
 }
 
 void CpuOps::matmul(const MatMul& args) { cpu::matmul(args, loops_, workers_); }

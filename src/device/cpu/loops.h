@@ -51,8 +51,7 @@ struct Prompt {
 /// their arguments. Formulas and rounding: device/ops.h.
 struct Loops {
   const char* name;          // of the instruction set
-  std::int64_t panel_bytes;  // two vectors
-  std::int64_t tile_rows;    // rows that the tile product takes at once
+  std::int64_t panel_bytes;  // of the tile product: two vectors
 
   /// `out` gets rounded(in + bias); bias may be null.
   void (*round_rows)(const Tensor& out, F32Matrix in, const float* bias);
@@ -79,9 +78,14 @@ struct Loops {
   void (*attention)(const Ops::Attention& args, const PackedKeyValues& packed, const Prompt& prompt, std::int64_t head,
                     Rows tokens, void* scratch);
 
-  /// The f64 product. `packed` is [out_features panel][in_features][columns of the panel], zeros beyond out_features.
-  void (*pack_f64_weight)(double* packed, const Tensor& weight, std::int64_t first_panel);
-  void (*matmul_f64)(const Ops::MatMul& args, const double* packed, const double* bias, std::int64_t panel, Rows rows);
+  /// Our own matrix product, in f64 for f64 and in f32 for the others. `packed` is [panel of out_features][in_features]
+  /// [columns of the panel] in f64 or f32. Packs weight, [rows, in_features], as the out_features from first_column on.
+  void (*pack_weight)(void* packed, const Tensor& weight, std::int64_t first_column);
+  /// Rows that one call of matmul may take, and bytes of scratch that it needs.
+  std::int64_t matmul_rows;
+  std::int64_t (*matmul_scratch_bytes)(const Tensor& x);
+  /// Some panels of the columns of `out`; bias, [out_features] in f64 or f32, may be null.
+  void (*matmul)(const Tensor& out, const Tensor& x, const void* packed, const void* bias, Rows panels, void* scratch);
 };
 
 extern const Loops kBaselineLoops;

@@ -4,38 +4,30 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "device/arguments.h"
-#include "device/cpu/onednn.h"
 
 namespace layerprobe::device::cpu {
 namespace {
 
-constexpr auto kFloatBytes = static_cast<std::int64_t>(sizeof(float));
-constexpr auto kDoubleBytes = static_cast<std::int64_t>(sizeof(double));
+constexpr std::int64_t kPanelsOfTask = 8;  // 256 columns in f32 with AVX-512
+
+std::int64_t arithmetic_bytes(Dtype dtype) { return dtype == Dtype::f64 ? sizeof(double) : sizeof(float); }
 
 class CpuWeight : public MatMulWeight {
  public:
   std::int64_t in_features() const override { return in; }
   std::int64_t out_features() const override { return out; }
-  std::size_t bytes() const override {
-    return (product ? product->bytes() : packed_f64.bytes()) + bias.size() * sizeof(float) +
-           bias_f64.size() * sizeof(double);
-  }
-  /// What a row takes in the dtype that is multiplied.
-  std::int64_t row_bytes() const { return in * static_cast<std::int64_t>(size_of(multiplied)); }
+  std::size_t bytes() const override { return (product ? product->bytes() : packed.bytes()) + bias.bytes(); }
 
   std::int64_t in = 0, out = 0;
-  Dtype dtype = Dtype::f32;       // of x, out and the checkpoint's weight
-  Dtype multiplied = Dtype::f32;  // dtype, or f32 where x and weight are expanded
-
-  std::optional<TiledProduct> product;  // but for f64
-  std::vector<float> bias;              // [out], or empty
-
-  Buffer packed_f64;  // Loops::pack_f64_weight's
-  std::vector<double> bias_f64;
+  Dtype dtype = Dtype::f32;
+  std::optional<TiledProduct> product;  // oneDNN's of bf16, or
+  Buffer packed;                        // Loops::pack_weight's
+  Buffer bias;                          // [out] in f64 or f32, or nothing
 };
 
 void copy_rows(std::byte* to, const Tensor& from) {
@@ -45,62 +37,66 @@ void copy_rows(std::byte* to, const Tensor& from) {
   }
 }
 
-/// The rows `wanted` of the stacked parts, packed, in the dtype that is multiplied: where they are if they lie so, else
-/// copied to `staging`.
-const void* stacked_rows(const CpuWeight& weight, std::span<const Tensor> parts, Rows wanted, std::byte* staging,
-                         const Loops& loops) {
+/// Calls work(rows of a part, how many of `wanted` come before them) for each part that has some of the rows `wanted`
+/// of the stacked parts.
+template <typename Work>
+void for_parts(std::span<const Tensor> parts, Rows wanted, Work&& work) {
   std::int64_t part_first = 0;
   for (const Tensor& part : parts) {
     const std::int64_t from = std::max(wanted.first, part_first);
     const std::int64_t to = std::min(wanted.last, part_first + part.rows);
-    if (from < to) {
-      const Tensor rows = part.row_slice(from - part_first, to - from);
-      const bool as_it_is = weight.multiplied == weight.dtype;
-      if (as_it_is && rows.is_contiguous() && rows.rows == wanted.last - wanted.first) return rows.data;
-      std::byte* place = staging + (from - wanted.first) * weight.row_bytes();
-      if (as_it_is) {
-        copy_rows(place, rows);
-      } else {
-        loops.expand_rows({.data = reinterpret_cast<float*>(place), .row_stride = weight.in}, rows);
-      }
-    }
+    if (from < to) work(part.row_slice(from - part_first, to - from), from - wanted.first);
     part_first += part.rows;
   }
-  return staging;
 }
 
-void pack_products(CpuWeight& weight, const Ops::MatMulWeightParts& parts, const Loops& loops, Workers& workers) {
-  weight.product.emplace(weight.in, weight.out, weight.multiplied);
+void pack_for_onednn(CpuWeight& weight, std::span<const Tensor> parts, Workers& workers) {
   TiledProduct& product = *weight.product;
+  const std::int64_t row_bytes = weight.in * static_cast<std::int64_t>(size_of(weight.dtype));
   workers.for_each(product.num_chunks(), [&](std::int64_t chunk, int thread) {
     const std::int64_t first = product.first_column(chunk);
     const std::int64_t columns = product.num_columns(chunk);
-    auto* staging = static_cast<std::byte*>(workers.scratch(thread, columns * weight.row_bytes()));
-    product.pack(chunk, stacked_rows(weight, parts.weights, {first, first + columns}, staging, loops));
+    auto* staging = static_cast<std::byte*>(workers.scratch(thread, columns * row_bytes));
+    const void* chunk_rows = staging;
+    for_parts(parts, {first, first + columns}, [&](const Tensor& rows, std::int64_t before) {
+      if (rows.rows == columns && rows.is_contiguous()) {
+        chunk_rows = rows.data;
+      } else {
+        copy_rows(staging + before * row_bytes, rows);
+      }
+    });
+    product.pack(chunk, chunk_rows);
   });
-  if (parts.biases.empty()) return;
-  weight.bias.assign(static_cast<std::size_t>(weight.out), 0.0f);
-  float* place = weight.bias.data();
-  for (std::size_t i = 0; i < parts.weights.size(); ++i) {
-    if (parts.biases[i].data != nullptr) loops.expand_rows({.data = place, .row_stride = 0}, parts.biases[i]);
-    place += parts.weights[i].rows;
-  }
 }
 
-void pack_f64(CpuWeight& weight, const Ops::MatMulWeightParts& parts, const Loops& loops) {
-  const std::int64_t panel = loops.panel_bytes / kDoubleBytes;
-  const std::int64_t elements = round_up(weight.out, panel) * weight.in;
-  weight.packed_f64 = allocate_bytes(static_cast<std::size_t>(elements) * sizeof(double));
-  auto* packed = static_cast<double*>(weight.packed_f64.data());
-  std::fill_n(packed + elements - panel * weight.in, panel * weight.in, 0.0);  // the last panel may not be full
-  if (!parts.biases.empty()) weight.bias_f64.assign(static_cast<std::size_t>(weight.out), 0.0);
-  std::int64_t first = 0;
+void pack_for_loops(CpuWeight& weight, std::span<const Tensor> parts, const Loops& loops, Workers& workers) {
+  const std::int64_t element = arithmetic_bytes(weight.dtype);
+  const std::int64_t columns = loops.panel_bytes / element;
+  const std::int64_t panels = (weight.out + columns - 1) / columns;
+  const std::int64_t panel_bytes = weight.in * loops.panel_bytes;
+  weight.packed = allocate_bytes(static_cast<std::size_t>(panels * panel_bytes));
+  workers.for_each(panels, [&](std::int64_t panel, int) {
+    auto* packed = static_cast<std::byte*>(weight.packed.data());
+    if (panel + 1 == panels) std::memset(packed + panel * panel_bytes, 0, static_cast<std::size_t>(panel_bytes));
+    for_parts(parts, {panel * columns, (panel + 1) * columns}, [&](const Tensor& rows, std::int64_t before) {
+      loops.pack_weight(packed, rows, panel * columns + before);
+    });
+  });
+}
+
+void take_biases(CpuWeight& weight, const Ops::MatMulWeightParts& parts, const Loops& loops) {
+  if (parts.biases.empty()) return;
+  const std::int64_t element = arithmetic_bytes(weight.dtype);
+  weight.bias = allocate_bytes(static_cast<std::size_t>(weight.out * element));
+  std::memset(weight.bias.data(), 0, weight.bias.bytes());
+  auto* place = static_cast<std::byte*>(weight.bias.data());
   for (std::size_t i = 0; i < parts.weights.size(); ++i) {
-    loops.pack_f64_weight(packed, parts.weights[i], first);
-    if (!parts.biases.empty() && parts.biases[i].data != nullptr) {
-      copy_rows(reinterpret_cast<std::byte*>(weight.bias_f64.data() + first), parts.biases[i]);
+    const Tensor& bias = parts.biases[i];
+    if (bias.data != nullptr && bias.dtype == Dtype::f64) copy_rows(place, bias);
+    if (bias.data != nullptr && bias.dtype != Dtype::f64) {
+      loops.expand_rows({.data = reinterpret_cast<float*>(place), .row_stride = 0}, bias);
     }
-    first += parts.weights[i].rows;
+    place += parts.weights[i].rows * element;
   }
 }
 
@@ -111,45 +107,44 @@ void multiply_tile(const Tensor& out, const Tensor& x, const CpuWeight& weight, 
   const TiledProduct& product = *weight.product;
   const std::int64_t first_column = product.first_column(chunk);
   const std::int64_t columns = product.num_columns(chunk);
-  const std::int64_t tile_bytes = round_up(kRows * weight.row_bytes(), kAlignment);
-  const std::int64_t sums_bytes = round_up(kRows * columns * kFloatBytes, kAlignment);
+  const std::int64_t row_bytes = weight.in * static_cast<std::int64_t>(size_of(weight.dtype));
+  const std::int64_t tile_bytes = round_up(kRows * row_bytes, kAlignment);
+  const std::int64_t sums_bytes = round_up(kRows * columns * static_cast<std::int64_t>(sizeof(float)), kAlignment);
   auto* scratch = static_cast<std::byte*>(
       workers.scratch(thread, tile_bytes + sums_bytes + static_cast<std::int64_t>(product.scratch_bytes())));
   auto* sums = reinterpret_cast<float*>(scratch + tile_bytes);
 
-  const void* tile = scratch;
-  if (weight.multiplied != weight.dtype) {
-    loops.expand_rows({.data = reinterpret_cast<float*>(scratch), .row_stride = weight.in}, x);
-  } else if (x.rows == kRows && x.is_contiguous()) {
-    tile = x.data;
-  } else {
+  const void* tile = x.data;
+  if (x.rows < kRows || !x.is_contiguous()) {
     copy_rows(scratch, x);
-  }
-  if (x.rows < kRows) {
-    std::memset(scratch + x.rows * weight.row_bytes(), 0,
-                static_cast<std::size_t>((kRows - x.rows) * weight.row_bytes()));
+    std::memset(scratch + x.rows * row_bytes, 0, static_cast<std::size_t>((kRows - x.rows) * row_bytes));
+    tile = scratch;
   }
   product.multiply(chunk, tile, sums, scratch + tile_bytes + sums_bytes);
+  const auto* bias = static_cast<const float*>(weight.bias.data());
   loops.round_rows(out.column_slice(first_column, columns), {.data = sums, .row_stride = columns},
-                   weight.bias.empty() ? nullptr : weight.bias.data() + first_column);
+                   bias == nullptr ? nullptr : bias + first_column);
 }
 
 }  // namespace
 
-std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& parts, const Loops& loops, bool native_bf16,
+std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& parts, const Loops& loops, OneDnn* onednn,
                                           Workers& workers) {
   auto weight = std::make_unique<CpuWeight>();
   weight->in = parts.weights[0].columns;
   weight->dtype = parts.weights[0].dtype;
   for (const Tensor& part : parts.weights) weight->out += part.rows;
   expect(weight->out > 0, "a weight has rows");
-  if (weight->dtype == Dtype::f64) {
-    weight->multiplied = Dtype::f64;
-    pack_f64(*weight, parts, loops);
-  } else {
-    weight->multiplied = weight->dtype == Dtype::bf16 && native_bf16 ? Dtype::bf16 : Dtype::f32;
-    pack_products(*weight, parts, loops, workers);
+  if (weight->dtype == Dtype::bf16 && onednn != nullptr) {
+    TiledProduct product(*onednn, weight->in, weight->out);
+    if (product.rows_agree()) weight->product.emplace(std::move(product));
   }
+  if (weight->product) {
+    pack_for_onednn(*weight, parts.weights, workers);
+  } else {
+    pack_for_loops(*weight, parts.weights, loops, workers);
+  }
+  take_biases(*weight, parts, loops);
   return weight;
 }
 
@@ -157,23 +152,25 @@ void matmul(const Ops::MatMul& args, const Loops& loops, Workers& workers) {
   const auto* weight = dynamic_cast<const CpuWeight*>(&args.weight);
   expect(weight != nullptr, "a weight is multiplied on the device that made it");
   check(args, weight->dtype);
-  constexpr std::int64_t kRows = TiledProduct::kRows;
-  const std::int64_t tiles = (args.x.rows + kRows - 1) / kRows;
-  const auto rows_of = [&](std::int64_t tile) { return Rows{tile * kRows, std::min(args.x.rows, (tile + 1) * kRows)}; };
+  const std::int64_t tile = weight->product ? TiledProduct::kRows : loops.matmul_rows;
+  const std::int64_t tiles = (args.x.rows + tile - 1) / tile;
+  const std::int64_t panel_columns = loops.panel_bytes / arithmetic_bytes(weight->dtype);
+  const std::int64_t panels = (weight->out + panel_columns - 1) / panel_columns;
+  const std::int64_t chunks =
+      weight->product ? weight->product->num_chunks() : (panels + kPanelsOfTask - 1) / kPanelsOfTask;
   // Chunks outside, tiles inside: a chunk of the weight stays in each core's cache while the rows go by.
-  if (weight->dtype == Dtype::f64) {
-    const std::int64_t panel = loops.panel_bytes / kDoubleBytes;
-    const auto* packed = static_cast<const double*>(weight->packed_f64.data());
-    const double* bias = weight->bias_f64.empty() ? nullptr : weight->bias_f64.data();
-    workers.for_each((weight->out + panel - 1) / panel * tiles, [&](std::int64_t task, int) {
-      loops.matmul_f64(args, packed, bias, task / tiles, rows_of(task % tiles));
-    });
-    return;
-  }
-  workers.for_each(weight->product->num_chunks() * tiles, [&](std::int64_t task, int thread) {
-    const Rows rows = rows_of(task % tiles);
-    multiply_tile(args.out.row_slice(rows.first, rows.last - rows.first),
-                  args.x.row_slice(rows.first, rows.last - rows.first), *weight, task / tiles, loops, workers, thread);
+  workers.for_each(chunks * tiles, [&](std::int64_t task, int thread) {
+    const std::int64_t chunk = task / tiles;
+    const std::int64_t first = task % tiles * tile;
+    const std::int64_t rows = std::min(tile, args.x.rows - first);
+    const Tensor out = args.out.row_slice(first, rows), x = args.x.row_slice(first, rows);
+    if (weight->product) {
+      multiply_tile(out, x, *weight, chunk, loops, workers, thread);
+    } else {
+      loops.matmul(out, x, weight->packed.data(), weight->bias.data(),
+                   {chunk * kPanelsOfTask, std::min(panels, (chunk + 1) * kPanelsOfTask)},
+                   workers.scratch(thread, loops.matmul_scratch_bytes(x)));
+    }
   });
 }
 

@@ -3,14 +3,16 @@
 #include <memory>
 
 #include "device/cpu/loops.h"
+#include "device/cpu/onednn.h"
 #include "device/cpu/workers.h"
 #include "device/ops.h"
 
 namespace layerprobe::device::cpu {
 
-/// As Ops::matmul_weight, arguments checked. bf16 is multiplied as it is with `native_bf16`; otherwise it is expanded
-/// to f32, weight and x, as f16 always is: twice the memory for the weight. f64 goes through our own loops.
-std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& parts, const Loops& loops, bool native_bf16,
+/// As Ops::matmul_weight, arguments checked. oneDNN multiplies bf16 where the processor can; everything else goes
+/// through our own loops in f32 or f64, f16 and otherwise bf16 expanded to f32: twice the memory for the weight.
+/// `onednn`: nullptr where the processor has no bf16 instructions.
+std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& parts, const Loops& loops, OneDnn* onednn,
                                           Workers& workers);
 
 /// As Ops::matmul; checks its arguments. The weight is one of pack_weight's.

@@ -24,12 +24,12 @@ struct AttentionState {
   A* max;         // [kQueryTokens], of the scaled scores so far
   A* sum;         // [kQueryTokens], of the exponentials so far
   A* scores;      // [kTileRows, kKeyBlock], then their exponentials
-  A* single_row;  // [kTileRows, kPanel]
+  A* single_row;  // [kPanel]
 };
 
 template <typename A>
 std::int64_t attention_state_elements(std::int64_t head_dim) {
-  return kQueryTokens * (head_dim + padded_head_dim<A>(head_dim) + 2) + kTileRows * (kKeyBlock + kPanel<A>);
+  return kQueryTokens * (head_dim + padded_head_dim<A>(head_dim) + 2) + kTileRows * kKeyBlock + kPanel<A>;
 }
 
 std::int64_t attention_scratch_bytes(const Ops::Attention& args) {
@@ -128,11 +128,12 @@ void attend(const Ops::Attention& args, const PackedKeyValues& packed, A* head_k
     for (std::int64_t row = 0; row < kTileRows; ++row) {
       const Rows seen = seen_by(row);
       if (seen.first >= seen.last) continue;
-      A* sums = state.single_row;  // strides of 0: a tile whose rows are all this one
-      __builtin_memcpy(sums, out + row * out_columns + d, kPanel<A> * sizeof(A));
+      // Strides of 0: a tile whose rows are all this one.
       multiply_panel(state.scores + row * kKeyBlock + seen.first, 0, values + seen.first * kPanel<A>,
-                     seen.last - seen.first, sums, 0, true);
-      __builtin_memcpy(out + row * out_columns + d, sums, kPanel<A> * sizeof(A));
+                     seen.last - seen.first, state.single_row, 0, false);
+      for (std::int64_t column = 0; column < kPanel<A>; ++column) {
+        out[row * out_columns + d + column] += state.single_row[column];
+      }
     }
   }
 }

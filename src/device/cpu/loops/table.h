@@ -3,7 +3,7 @@
 #include "device/cpu/loops.h"
 #include "device/cpu/loops/attention.h"
 #include "device/cpu/loops/elementwise.h"
-#include "device/cpu/loops/matmul_f64.h"
+#include "device/cpu/loops/matmul.h"
 #include "device/cpu/loops/rms_norm.h"
 #include "device/cpu/loops/statistics.h"
 
@@ -15,7 +15,6 @@ template <typename Bf16Terms = SingleTerms<Bf16>>
 constexpr Loops loops_table(const char* name) {
   return {.name = name,
           .panel_bytes = 2 * kVectorBytes,
-          .tile_rows = kTileRows,
           .round_rows = round_rows,
           .expand_rows = expand_rows,
           .rms_norm = rms_norm,
@@ -28,8 +27,10 @@ constexpr Loops loops_table(const char* name) {
           .attention_scratch_bytes = attention_scratch_bytes,
           .attention_query_tokens = kQueryTokens,
           .attention = attention<Bf16Terms>,
-          .pack_f64_weight = pack_f64_weight,
-          .matmul_f64 = matmul_f64};
+          .pack_weight = pack_weight,
+          .matmul_rows = kMatmulRows,
+          .matmul_scratch_bytes = matmul_scratch_bytes,
+          .matmul = matmul};
 }
 
 }  // namespace
