@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/probe_point.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/share_done.h"
@@ -39,12 +40,14 @@ std::string dtypes_text(const Difference& difference) {
   return text(name_of(difference.reference_dtype), " and ", name_of(difference.candidate_dtype));
 }
 
+std::string counted(std::int64_t count, const char* noun) { return text(count, " ", noun, count == 1 ? "" : "s"); }
+
 void print_side(const char* what, const compare::Side& side) {
   std::cout << what << "  " << printable(side.path.string());
   if (!side.model.empty()) std::cout << ", " << printable(side.model);
   if (!side.dtype.empty()) std::cout << ", " << printable(side.dtype);
-  std::cout << ": " << side.num_points << " points, " << side.num_prompts << " prompts, " << side.num_rows << " rows"
-            << (side.is_finished ? "" : " (partial file)") << "\n";
+  std::cout << ": " << counted(side.num_points, "point") << ", " << counted(side.num_prompts, "prompt") << ", "
+            << counted(side.num_rows, "row") << (side.is_finished ? "" : " (partial file)") << "\n";
 }
 
 /// How many differences of which dtypes: one line each.
@@ -99,21 +102,39 @@ void print_table(const Report& report) {
   std::cout << "\n" << table << "\n";
 }
 
+/// The names, an unbroken run of layers as "model.layers.0 to 29".
+std::string names_text(const std::vector<std::string>& names) {
+  const auto is_layer = [](const std::string& name) { return name.ends_with(text(".layers.", layer_of(name))); };
+  std::string out;
+  for (std::size_t i = 0; i < names.size();) {
+    std::size_t end = i + 1;
+    while (end < names.size() && is_layer(names[i]) && is_layer(names[end]) &&
+           layer_of(names[end]) == layer_of(names[end - 1]) + 1) {
+      ++end;
+    }
+    out += (i == 0 ? "" : ", ") + names[i];
+    if (end > i + 1) out += text(" to ", layer_of(names[end - 1]));
+    i = end;
+  }
+  return printable(out);
+}
+
 /// What was left out, and where the largest difference lies.
 void print_notes(const Report& report) {
   std::map<std::string, std::vector<std::string>> names_by_reason;
   for (const compare::NotCompared& each : report.not_compared) names_by_reason[each.reason].push_back(each.point);
   for (const auto& [reason, names] : names_by_reason) {
-    std::cout << "not compared: " << reason << ": " << printable(join(names, ", ")) << "\n";
+    std::cout << "not compared: " << reason << ": " << names_text(names) << "\n";
   }
   for (const auto& [side, name] :
        {std::pair(&report.reference, "reference"), std::pair(&report.candidate, "candidate")}) {
     if (side->num_prompts > report.num_prompts) {
-      std::cout << "not compared: prompts " << report.num_prompts << " to " << side->num_prompts - 1 << ": only in the "
-                << name << "\n";
+      std::cout << "not compared: " << counted(side->num_prompts - report.num_prompts, "prompt") << " from prompt "
+                << report.num_prompts << " on: only in the " << name << "\n";
     }
     if (side->num_rows > report.num_rows) {
-      std::cout << "not compared: " << side->num_rows - report.num_rows << " rows: only in the " << name << "\n";
+      std::cout << "not compared: " << counted(side->num_rows - report.num_rows, "row") << ": only in the " << name
+                << "\n";
     }
   }
   for (const Difference& each : report.differences) {

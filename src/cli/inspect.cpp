@@ -3,11 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <iostream>
 #include <memory>
 #include <string_view>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "cli/command.h"
+#include "model/config.h"
+#include "model/points.h"
+#include "weights/checkpoint.h"
 
 namespace layerprobe::cli {
 namespace {
@@ -15,6 +20,7 @@ namespace {
 struct InspectOptions {
   std::string what;
   bool tensors = false;
+  bool points = false;
   bool json = false;
 };
 
@@ -34,10 +40,27 @@ bool is_capture(const std::filesystem::path& path) {
   return std::string_view(beginning.data(), beginning.size()) == kSignature;
 }
 
+/// Every name that --capture can ask for, one a line.
+void print_points(const std::string& name, bool json) {
+  const weights::Checkpoint checkpoint = weights::Checkpoint::open(name);
+  const model::ModelConfig config = model::read_config(checkpoint.config(), checkpoint.path().string());
+  Json names(Json::Array{});
+  for (const ProbePoint& point : model::all_points(config, Dtype::bf16)) {
+    if (json) {
+      names.push(point.name);
+    } else {
+      std::cout << point.name << "\n";
+    }
+  }
+  if (json) std::cout << names.dump(2) << "\n";
+}
+
 ExitCode run(const InspectOptions& options) {
   std::error_code ignored;
   if (is_capture(options.what) && !std::filesystem::is_directory(options.what, ignored)) {
     inspect_capture(options.what, options.json);
+  } else if (options.points) {
+    print_points(options.what, options.json);
   } else {
     inspect_model(options.what, options.tensors, options.json);
   }
@@ -56,6 +79,7 @@ void add_inspect(CLI::App& app, Command& chosen) {
           "org/name id in the local Hugging Face cache")
       ->required();
   command->add_flag("--tensors", options->tensors, "List every tensor of a model, not only its layers");
+  command->add_flag("--points", options->points, "List the points of a model, as --capture of run names them");
   command->add_flag("--json", options->json, "Print one JSON document");
   command->callback([&chosen, options] { chosen = [options] { return run(*options); }; });
 }

@@ -7,12 +7,15 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/probe_point.h"
 #include "base/text.h"
 #include "cli/inspect.h"
 #include "cli/table.h"
+#include "model/config.h"
+#include "model/tensors.h"
 #include "weights/checkpoint.h"
 
 namespace layerprobe::cli {
@@ -135,6 +138,28 @@ const Json& decoder_config(const Checkpoint& checkpoint) {
   return nested != nullptr && nested->is_object() ? *nested : checkpoint.config();
 }
 
+/// Can `layerprobe run` take this model, and what of it would it leave aside?
+struct Support {
+  bool is_supported = false;
+  std::string why_not;
+  std::vector<std::string> unused_keys;  // of config.json
+  std::vector<std::string> unused_tensors;
+};
+
+Support support_of(const Checkpoint& checkpoint) {
+  Support support;
+  try {
+    const model::ModelConfig config = model::read_config(checkpoint.config(), "config");
+    support.unused_keys = config.unused_keys;
+    support.unused_tensors = model::check_tensors(config, checkpoint);
+    support.is_supported = true;
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::bug) throw;
+    support.why_not = text(error.parts().where, ": ", error.parts().what);
+  }
+  return support;
+}
+
 Json tokenizer_of(const Checkpoint& checkpoint) {
   Json out;
   if (const auto vocabulary = checkpoint.gguf_tokenizer()) {
@@ -213,10 +238,12 @@ Sum sum_of(const std::vector<TensorInfo>& tensors) {
 
 void print(const Checkpoint& checkpoint, bool all_tensors) {
   const Sum all = sum_of(checkpoint.tensors());
+  const Support support = support_of(checkpoint);
   std::cout << printable(checkpoint.path().string()) << ": " << (checkpoint.is_gguf() ? "GGUF" : "safetensors") << ", "
             << checkpoint.files().size() << (checkpoint.files().size() == 1 ? " file, " : " files, ")
             << grouped_digits(all.parameters) << " parameters in " << bytes_text(all.bytes) << "\n"
             << "tokenizer: " << printable(tokenizer_text(checkpoint)) << "\n"
+            << "can be run: " << (support.is_supported ? "yes" : printable("no: " + support.why_not)) << "\n"
             << "hash: " << checkpoint.hash() << "\n\n";
   Table config({{.name = "config", .align = Table::Align::left}, {.name = "value", .align = Table::Align::left}});
   for (const char* key : kShownKeys) {
@@ -226,6 +253,10 @@ void print(const Checkpoint& checkpoint, bool all_tensors) {
     config.add_row({key, value->is_string() ? value->string() : value->dump()});
   }
   std::cout << config << "\n";
+  for (const auto& [what, names] :
+       {std::pair("keys of the config", &support.unused_keys), std::pair("tensors", &support.unused_tensors)}) {
+    if (!names->empty()) std::cout << what << " not used: " << printable(join(*names, ", ")) << "\n\n";
+  }
   Table storages({{.name = "storage", .align = Table::Align::left},
                   {.name = "tensors"},
                   {.name = "parameters"},
@@ -251,6 +282,12 @@ void set(Json& out, const Sum& sum) {
   out.set("bytes", sum.bytes);
 }
 
+Json json_of(const std::vector<std::string>& items) {
+  Json out = Json::Array{};
+  for (const std::string& item : items) out.push(item);
+  return out;
+}
+
 Json json_of(const Checkpoint& checkpoint, bool all_tensors) {
   Json out;
   out.set("path", checkpoint.path().string());
@@ -260,6 +297,11 @@ Json json_of(const Checkpoint& checkpoint, bool all_tensors) {
   out.set("files", std::move(files));
   out.set("hash", checkpoint.hash());
   set(out, sum_of(checkpoint.tensors()));
+  const Support support = support_of(checkpoint);
+  out.set("is_supported", support.is_supported);
+  out.set("why_not", support.why_not);
+  out.set("unused_keys", json_of(support.unused_keys));
+  out.set("unused_tensors", json_of(support.unused_tensors));
   out.set("config", checkpoint.config());
   out.set("tokenizer", tokenizer_of(checkpoint));
   Json storages = Json::Array{};

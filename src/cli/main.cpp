@@ -23,8 +23,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return static_cast<int>(cli::report(app, error));  // --help is a ParseError, too
   } catch (const Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return static_cast<int>(cli::exit_code_of(error.kind()));
+    return static_cast<int>(cli::report(error));
   } catch (const std::exception& error) {
     std::cerr << "internal error: " << error.what() << "\n  help: this is a bug; please report the command\n";
   }

@@ -253,8 +253,8 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
                    "Positions of each prompt to keep: all, last, mean or START:STOP:STEP (all; full: last)")
       ->type_name("TOKENS");
   command
-      ->add_option("--tokens-per-batch", request.tokens_per_batch,
-                   "Tokens that go through a layer together (chosen by the plan); a longer prompt goes by itself")
+      ->add_option("--tokens-per-batch", run_options.tokens_per_batch,
+                   "Tokens that go through a layer together (as the device likes); a longer prompt goes by itself")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   command->add_option("--output", run_options.output, "Where it goes (<model>-<test-type>.h5 here); none discards it")

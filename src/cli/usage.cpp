@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "cli/table.h"
 
 namespace layerprobe::cli {
 namespace {
@@ -133,6 +134,13 @@ ExitCode report(const CLI::App& app, const CLI::ParseError& error) {
   }
   std::cerr << "  help: " << program << " --help lists the options\n";
   return ExitCode::failed;
+}
+
+ExitCode report(const Error& error) {
+  const Error::Parts& parts = error.parts();
+  std::cerr << "error: " << printable(parts.where.empty() ? parts.what : parts.where + ": " + parts.what) << "\n";
+  if (!parts.fix.empty()) std::cerr << "  help: " << printable(parts.fix) << "\n";
+  return exit_code_of(error.kind());
 }
 
 void finish_stdout() {

@@ -28,6 +28,9 @@ bool print_config_if_asked(const CLI::App& app);
 /// unknown one.
 ExitCode report(const CLI::App& app, const CLI::ParseError& error);
 
+/// Prints a failure to stderr, through printable(): parts of it may come out of a file.
+ExitCode report(const Error& error);
+
 /// Throws Error(resource) when what was printed did not reach stdout (a full disk behind a redirection).
 void finish_stdout();
 

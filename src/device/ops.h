@@ -54,6 +54,8 @@ class Ops {
   /// The code path whose bits these are, recorded in the file: instruction set, library and its version.
   virtual std::string code_path() const = 0;
   virtual void synchronize() = 0;
+  /// How many tokens of a batch let every processor of the device work at its rate.
+  virtual std::int64_t good_batch_tokens() const = 0;
 
   /// At least `bytes`, aligned to 64 bytes; contents unspecified. Throws Error(resource) when there is not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;

@@ -12,9 +12,6 @@ namespace layerprobe::plan {
 namespace {
 
 constexpr std::int64_t kTopK = 10;
-// Enough rows for the products to run at their rate, few enough for a layer's activations to stay in the caches:
-// measured on SmolLM2-135M, see docs/benchmarks.md.
-constexpr std::int64_t kDefaultTokensPerBatch = 512;
 
 constexpr std::array<TestType, 4> kTestTypes = {TestType::single, TestType::multi, TestType::full,
                                                 TestType::extract_all};
@@ -186,7 +183,7 @@ Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& pro
   }
   plan.top_k = is_full && !plan.keeps_mean ? std::min(kTopK, config.vocab_size) : 0;
   drop_what_nothing_needs(plan);
-  plan.tokens_per_batch = request.tokens_per_batch > 0 ? request.tokens_per_batch : kDefaultTokensPerBatch;
+  plan.tokens_per_batch = request.tokens_per_batch;
   return plan;
 }
 

@@ -27,7 +27,7 @@ struct Request {
   std::string layers = {};                // as typed; empty: the test type's default
   std::vector<std::string> capture = {};  // patterns; empty: the test type's own points
   std::string tokens = {};                // as typed; empty: the test type's default
-  std::int64_t tokens_per_batch = 0;      // 0: chosen here
+  std::int64_t tokens_per_batch = 512;    // at most; a longer prompt is a batch of its own
   bool has_prompts = true;                // false: hidden states are fed to the layers
 };
 

@@ -78,6 +78,7 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
     : checkpoint(weights::Checkpoint::open(options.model)),
       config(model::read_config(checkpoint.config(), config_name())) {
   check_device_map(options.device_map);
+  ops = device::cpu_ops();
   warn_unused(watch);
   const InputOptions input = with_default(options.input, options.request.test_type);
   if (input.feeds_hidden_states()) {
@@ -88,13 +89,13 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
   }
   plan::Request request = options.request;
   request.has_prompts = !hidden_states;
+  request.tokens_per_batch = options.tokens_per_batch > 0 ? options.tokens_per_batch : ops->good_batch_tokens();
   plan = plan::make_plan(config, choose_dtype(options.dtype, config, checkpoint), prompts, request);
   if (hidden_states) {
     const bool is_single = plan.test_type == plan::TestType::single;
     for (std::size_t i = 0; i < (is_single ? plan.layers.size() : 1); ++i) hidden_states->check(plan.layers[i]);
   }
   warn_long_prompts(watch);
-  ops = device::cpu_ops();
 }
 
 std::string Prepared::config_name() const {

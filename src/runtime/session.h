@@ -16,6 +16,7 @@ namespace layerprobe::runtime {
 struct RunOptions {
   std::string model;  // folder, .gguf or org/name
   plan::Request request;
+  std::int64_t tokens_per_batch = 0;  // 0: what the device likes
   std::string dtype = "auto";
   std::string device_map = "auto";
   InputOptions input;

@@ -78,16 +78,17 @@ TEST_CASE("compare says what it left out") {
   const test::TemporaryFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
-  run.remove("model.norm");
+  for (const char* name : {"model.layers.2", "model.layers.3", "model.norm"}) run.remove(name);
   run.incomplete = {{1, 2}};
   const std::string candidate = test::write_file(folder / "b.h5", test::only_rows(run, {0, 1, 2, 5, 6, 7, 8}));
   const test::Finished finished = test::run_layerprobe({"compare", reference, candidate});
   CHECK(finished.exit_code == 0);
   CAPTURE(finished.out);
-  CHECK(finished.out.find("not compared: only in the reference: model.norm\n") != std::string::npos);
+  CHECK(finished.out.find("not compared: only in the reference: model.layers.2 to 3, model.norm\n") !=
+        std::string::npos);
   CHECK(finished.out.find("not compared: 6 rows: only in the reference\n") != std::string::npos);
   CHECK(finished.out.find("incomplete in a partial file (1 of model.layers.0") != std::string::npos);
-  CHECK(lines_from_the_end(finished.out).front() == "agree: 5 points, the same bits; 1 point not compared");
+  CHECK(lines_from_the_end(finished.out).front() == "agree: 3 points, the same bits; 3 points not compared");
 }
 
 TEST_CASE("compare says that dtypes differ and how it judged") {

@@ -5,8 +5,9 @@
 #include "base/json.h"
 #include "tests/compare/sample.h"
 #include "tests/store/sample.h"
-#include "tests/support/process.h"
 #include "tests/support/model_files.h"
+#include "tests/support/process.h"
+#include "tests/support/tiny_model.h"
 
 namespace layerprobe {
 namespace {
@@ -97,7 +98,7 @@ TEST_CASE("inspect shows a model: config, storage, layers of one kind in one lin
   CHECK(finished.err.empty());
   CAPTURE(finished.out);
   for (const char* part : {": safetensors, 1 file, 1,220 parameters in 2.45 kB", "num_hidden_layers  2",
-                           "model.layers.0 to 1, each", "BF16 x 1", "tokenizer: none"}) {
+                           "model.layers.0 to 1, each", "BF16 x 1", "tokenizer: none", "can be run: no: "}) {
     CAPTURE(part);
     CHECK(finished.out.find(part) != std::string::npos);
   }
@@ -108,6 +109,19 @@ TEST_CASE("inspect shows a model: config, storage, layers of one kind in one lin
   CHECK(embedding < layer);
   CHECK(layer < tensors.out.find("model.norm.weight"));
   CHECK(tensors.out.find("[300, 4]") != std::string::npos);
+}
+
+TEST_CASE("inspect says whether a model can be run, and what of it would be left aside") {
+  const test::TempFolder folder;
+  test::write_tiny_model(folder);
+  const test::Finished finished = test::run_layerprobe({"inspect", folder.path().string()});
+  CAPTURE(finished.out);
+  CHECK(finished.out.find("can be run: yes\n") != std::string::npos);
+  folder.write("config.json", R"({"model_type": "mamba"})");
+  const test::Finished other = test::run_layerprobe({"inspect", folder.path().string()});
+  CHECK(other.exit_code == 0);
+  CHECK(other.out.find("can be run: no: ") != std::string::npos);
+  CHECK(other.out.find("mamba") != std::string::npos);
 }
 
 TEST_CASE("inspect --json of a model is one document") {

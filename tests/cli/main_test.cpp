@@ -52,4 +52,10 @@ TEST_CASE("--print-config prints what was given and the defaults, as --config ta
   CHECK(again.out == printed.out);
 }
 
+TEST_CASE("what stands in an error cannot steer the terminal") {
+  const test::Finished finished = test::run_layerprobe({"inspect", "no\x1b[31m-such.h5"});
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.err.starts_with("error: no\\x1b[31m-such.h5: no such file\n  help: "));
+}
+
 }  // namespace layerprobe

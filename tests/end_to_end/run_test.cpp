@@ -190,7 +190,7 @@ TEST_CASE("a run that stops anywhere is resumed to the same bits, behind the lay
   runtime::RunOptions options;
   options.model = bench.model.path().string();
   options.input.random_tokens = "9x13:1";
-  options.request.tokens_per_batch = 30;
+  options.tokens_per_batch = 30;
   options.output = bench.file("whole.h5");
   const std::int64_t all_tokens = runtime::run(options, {}).computed_tokens;
   CHECK(all_tokens == 9 * 13);
@@ -206,7 +206,7 @@ TEST_CASE("a run that stops anywhere is resumed to the same bits, behind the lay
     };
     CHECK_THROWS_AS(runtime::run(options, watch), std::runtime_error);
     options.if_exists = store::Writer::IfExists::resume;
-    options.request.tokens_per_batch = 50;  // may change
+    options.tokens_per_batch = 50;  // may change
     const runtime::RunReport report = runtime::run(options, {});
     CHECK(report.resumed_bytes > 0);
     if (stop_after > 3) CHECK(report.computed_tokens < all_tokens);
@@ -217,7 +217,7 @@ TEST_CASE("a run that stops anywhere is resumed to the same bits, behind the lay
       CHECK(whole.statistics(point).abs_max_row == resumed.statistics(point).abs_max_row);
     }
     CHECK(runtime::run(options, {}).was_finished);
-    options.request.tokens_per_batch = 30;
+    options.tokens_per_batch = 30;
   }
 
   options.input.random_tokens = "9x13:2";

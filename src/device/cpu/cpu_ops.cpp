@@ -24,6 +24,8 @@ class CpuOps : public Ops {
   }
 
   std::string name() const override { return "cpu"; }
+  // More leaves the caches (512 for two processors), less leaves processors idle.
+  std::int64_t good_batch_tokens() const override { return std::min<std::int64_t>(256 * workers_.count(), 4096); }
   std::string code_path() const override {
     return text("cpu ", loops_.name, onednn_ ? ", bf16 by " + onednn_name() : "");
   }

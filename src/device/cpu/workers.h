@@ -17,6 +17,8 @@ class Workers {
  public:
   explicit Workers(int threads) : scratch_(static_cast<std::size_t>(threads)) {}
 
+  std::int64_t count() const { return static_cast<std::int64_t>(scratch_.size()); }
+
   /// Of one thread; what an earlier call left there is lost. Throws Error(resource).
   void* scratch(int thread, std::int64_t bytes) { return scratch_[static_cast<std::size_t>(thread)].reserve(bytes); }
 
