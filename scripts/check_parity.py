@@ -173,7 +173,7 @@ def random_shape(pick):
     shape["rope_parameters"] = random_rope(pick, head_dim, shape["max_position_embeddings"])
     storage = dict(storage=pick.choice(["BF16", "BF16", "F32", "F16"]), base_export=pick.random() < 0.15,
                    stale_lm_head=shape["tie_word_embeddings"] and pick.random() < 0.3,
-                   shard_bytes=pick.choice(["1GB", "1GB", 20_000]))
+                   shard_bytes=pick.choice(["1GB", "1GB", 20_000]), own_init=pick.random() < 0.25)
     if storage["stale_lm_head"]:
         storage.update(base_export=False, shard_bytes="1GB")
     return shape, storage
@@ -242,7 +242,7 @@ def make_checkpoint(folder, seed):
     reference.WEIGHTS[name] = {**shape, **storage}
     config = respell(pick, reference.make_weights(folder, name))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    lengths = [1, *(pick.choice([2, 3, 7, 15, 16, 17, 33, 64, 100, 257, 700]) for _ in range(pick.randint(1, 3)))]
+    lengths = [1, *(pick.choice([2, 5, 9, 12, 16, 17, 33, 64, 100, 257, 700, 1500]) for _ in range(pick.randint(1, 3)))]
     prompts = [[pick.randrange(shape["vocab_size"]) for _ in range(length)] for length in lengths]
     return f"{seed} {shape['model_type']} {shape['rope_parameters']['rope_type']}", prompts
 

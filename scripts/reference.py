@@ -78,7 +78,7 @@ WEIGHTS = {
                            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=128,
                            rms_norm_eps=1e-6, max_position_embeddings=32768, rope_theta=1e4),
 }
-STORAGE_KEYS = ("storage", "shard_bytes", "base_export", "stale_lm_head")
+STORAGE_KEYS = ("storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
 
 # ------------------------------------------------------------------------------------------------------------- cases
 # name: (weights, change), where `change` is what differs in config.json as transformers 5 spells it (None removes a
@@ -205,8 +205,11 @@ def make_weights(folder, name):
     storage = WEIGHTS[name].get("storage", "BF16")
     dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[storage]
     config = transformers.AutoConfig.for_model(**shape)
+    seed = zlib.crc32(name.encode())
+    torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    random_weights(model, zlib.crc32(name.encode()))
+    if not WEIGHTS[name].get("own_init"):
+        random_weights(model, seed)
     model = model.to(dtype)
     saved = model.model if WEIGHTS[name].get("base_export") else model
     saved.save_pretrained(folder, max_shard_size=WEIGHTS[name].get("shard_bytes", "1GB"))

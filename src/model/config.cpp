@@ -16,11 +16,14 @@ namespace {
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 24;
 
 /// Keys without influence on the hidden states: names, training, generation, how transformers runs.
-constexpr std::array<std::string_view, 43> kInertKeys = {"_attn_implementation_autoset",
+constexpr std::array<std::string_view, 47> kInertKeys = {"_attn_implementation",
+                                                         "_attn_implementation_autoset",
+                                                         "_flash_attn_2_enabled",
                                                          "_name_or_path",
                                                          "add_cross_attention",
                                                          "architectures",
                                                          "attention_dropout",
+                                                         "attn_implementation",
                                                          "auto_map",
                                                          "bad_words_ids",
                                                          "begin_suppress_tokens",
@@ -58,7 +61,8 @@ constexpr std::array<std::string_view, 43> kInertKeys = {"_attn_implementation_a
                                                          "torchscript",
                                                          "transformers_version",
                                                          "unsloth_version",
-                                                         "use_cache"};
+                                                         "use_cache",
+                                                         "use_flash_attn"};
 
 /// A key we do not know changes the math, as far as its name tells, when it holds one of these.
 constexpr std::array<std::string_view, 32> kTellingWords = {
@@ -100,9 +104,10 @@ void refuse_other_math(ConfigReader& reader) {
 
 /// Keys of the rotation's dictionary that nobody asked for: an error unless they are without effect for this type.
 void refuse_unknown_rope_keys(const ConfigReader& rope, const Json& dictionary, const std::string& rope_type) {
-  static constexpr std::array<std::string_view, 12> kOfOtherTypes = {
-      "attention_factor", "beta_fast", "beta_slow", "factor",         "high_freq_factor", "long_factor",
-      "low_freq_factor",  "mscale",    "truncate",  "mscale_all_dim", "mrope_section",    "short_factor"};
+  static constexpr std::array<std::string_view, 13> kOfOtherTypes = {
+      "finetuned",        "attention_factor", "beta_fast",       "beta_slow", "factor",
+      "high_freq_factor", "long_factor",      "low_freq_factor", "mscale",    "truncate",
+      "mscale_all_dim",   "mrope_section",    "short_factor"};
   for (const std::string& key : rope.unread()) {
     if (says_no(*dictionary.find(key))) continue;
     if (std::find(kOfOtherTypes.begin(), kOfOtherTypes.end(), key) != kOfOtherTypes.end()) continue;
@@ -198,11 +203,12 @@ std::vector<std::string> read_layer_types(ConfigReader& reader, std::int64_t num
     throw reader.refuse("layer_types", text("is no array of num_hidden_layers = ", num_layers, " names"));
   }
   for (const Json& type : types->items()) {
-    if (!type.is_string() || (type.string() != "full_attention" && type.string() != "sliding_attention")) {
+    const std::string name = type.is_string() ? type.string() : "";
+    if (name != "full_attention" && name != "attention" && name != "sliding_attention") {
       throw reader.refuse("layer_types", text("holds ", type.dump().substr(0, 60),
                                               "; supported are \"full_attention\" and \"sliding_attention\""));
     }
-    out.push_back(type.string());
+    out.push_back(name == "attention" ? "full_attention" : name);  // its name in transformers before 5
   }
   return out;
 }

@@ -68,6 +68,9 @@ TEST_CASE("windows follow the family's rule") {
   CHECK(read(of_type("qwen3", R"("sliding_window": 8, "use_sliding_window": true, "layer_types":
         ["sliding_attention", "full_attention", "sliding_attention", "full_attention"])"))
             .sliding_window == std::vector<std::int64_t>{8, 0, 8, 0});
+  CHECK(read(of_type("qwen3", R"("sliding_window": 8, "use_sliding_window": true, "layer_types":
+        ["attention", "attention", "sliding_attention", "attention"])"))
+            .sliding_window == std::vector<std::int64_t>{0, 0, 8, 0});
 }
 
 TEST_CASE("biases and norms follow the family") {
@@ -114,6 +117,9 @@ TEST_CASE("keys without influence are read over, others without effect are liste
   const ModelConfig config = read(llama(
       R"("bos_token_id": 1, "use_cache": true, "rope_interleaved": false, "license": "apache-2.0", "attn_cap": null)"));
   CHECK(config.unused_keys == std::vector<std::string>{"rope_interleaved", "license"});
+  CHECK(read(llama(R"("attn_implementation": "flash_attention_2", "use_flash_attn": true,
+                      "rope_scaling": {"type": "yarn", "factor": 4, "finetuned": true})"))
+            .rope.rope_type == "yarn");
 }
 
 }  // namespace layerprobe::model
