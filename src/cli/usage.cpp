@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -37,6 +38,23 @@ std::string suggestion(const CLI::App& app, std::string_view unknown) {
   }
   const std::vector<std::string> nearest = nearest_names(unknown.substr(0, unknown.find('=')), names, 2);
   return nearest.empty() ? "" : "; did you mean " + join(nearest, " or ") + "?";
+}
+
+/// What --config takes back of CLI11's own text. Options that were not given, "" or false there, are left out with
+/// their comments: to the parser they would have been given, and two of them may exclude each other.
+std::string readable_again(const std::string& config) {
+  std::istringstream lines(config);
+  std::string kept, comments;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || line.starts_with("#")) {
+      comments += line + "\n";
+      continue;
+    }
+    std::erase(line, kTextMark);
+    if (!line.ends_with("=\"\"") && !line.ends_with("=false")) kept += comments + line + "\n";
+    comments.clear();
+  }
+  return kept;
 }
 
 }  // namespace
@@ -94,8 +112,8 @@ std::string command_line_text(int argc, char** argv) {
 bool print_config_if_asked(const CLI::App& app) {
   if (app.count("--print-config") == 0) return false;
   const CLI::App& chosen = innermost(app);
-  std::cout << app.get_config_formatter()->to_config(&chosen, /*default_also=*/true, /*write_description=*/true,
-                                                     chosen.get_name() + ".");
+  std::cout << readable_again(app.get_config_formatter()->to_config(
+      &chosen, /*default_also=*/true, /*write_description=*/true, chosen.get_name() + "."));
   finish_stdout();
   return true;
 }

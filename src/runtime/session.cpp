@@ -231,6 +231,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   Session session(prepared, std::move(layout), writer ? &*writer : nullptr, watch);
   session.run(report);
   if (writer) {
+    session.write_top_k_texts();
     writer->finish(
         {{"end_time", now_text()}, {"load_seconds", report.load_seconds}, {"run_seconds", report.run_seconds}});
   }

@@ -82,7 +82,9 @@ Bpe::Bpe(const Model& model, const std::string& where) : merges_(model.merges.si
   if (model.unk_token) unk_id_ = find(*model.unk_token);
   for (std::size_t rank = 0; rank < model.merges.size(); ++rank) {
     const auto& [left, right] = model.merges[rank];
-    merges_.set(find(left), find(right), {.rank = static_cast<std::uint32_t>(rank), .id = find(left + right)});
+    const std::int32_t left_id = find(left);
+    const std::int32_t right_id = find(right);
+    merges_.set(left_id, right_id, {.rank = static_cast<std::uint32_t>(rank), .id = find(left + right)});
   }
   if (!model.ignore_merges) return;
   for (const auto& [token, id] : model.vocabulary) {

@@ -15,9 +15,10 @@ namespace layerprobe::tokenizer {
 class Bpe {
  public:
   struct Model {
-    std::vector<std::pair<std::string, std::int32_t>> vocabulary;  // tokens as the file has them, one for each byte
-    std::vector<std::pair<std::string, std::string>> merges;       // the first has the lowest rank
-    std::optional<std::string> unk_token;                          // for a byte without a token; else it is left out
+    std::vector<std::pair<std::string, std::int32_t>> vocabulary =
+        {};                                                        // tokens as the file has them, one for each byte
+    std::vector<std::pair<std::string, std::string>> merges = {};  // the first has the lowest rank
+    std::optional<std::string> unk_token = {};                     // for a byte without a token; else it is left out
     bool fuse_unk = false;                                         // one unk_token for a run of such bytes
     bool ignore_merges = false;  // a piece that is a token becomes it, whatever the merges
   };

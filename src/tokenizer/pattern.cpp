@@ -52,7 +52,7 @@ struct PatternRun::State {
 
 PatternRun::PatternRun(std::size_t num_characters) : state_(std::make_unique<State>()) {
   expect(state_->data.get() != nullptr && state_->context.get() != nullptr, "PCRE2 gets a few hundred bytes");
-  state_->steps.left = 200'000'000 + 200 * static_cast<std::int64_t>(num_characters);
+  state_->steps.left = 50'000'000 + 200 * static_cast<std::int64_t>(num_characters);
   pcre2_match_context* context = state_->context.get();
   pcre2_set_match_limit(context, kMaxBacktracks);
   pcre2_set_depth_limit(context, kMaxBacktracks);
@@ -109,10 +109,11 @@ void Pattern::find_all(std::string_view kinds, PatternRun& run, std::vector<Matc
     }
     if (result == PCRE2_ERROR_NOMATCH) return;
     if (result < 0) {
+      const char* const problem = result == PCRE2_ERROR_CALLOUT ? "takes too many steps" : "fails";
+      const std::string words = result == PCRE2_ERROR_CALLOUT ? "" : ": " + pcre2_words(result);
       throw Error({.kind = ErrorKind::input,
                    .where = state_->where,
-                   .what = text("the pattern does not come to an end on a text of ", kinds.size(),
-                                " characters: ", pcre2_words(result)),
+                   .what = text("the pattern ", problem, " on a text of ", kinds.size(), " characters", words),
                    .fix = "give token ids (--input-ids) instead of text"});
     }
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(run.state_->data.get());

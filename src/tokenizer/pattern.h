@@ -12,8 +12,8 @@ namespace layerprobe::tokenizer {
 /// What running patterns needs beside them, and how much work they may still do. One for each call of encode().
 class PatternRun {
  public:
-  /// Patterns may take 200 million steps and 200 more for each character: some seconds at most, where a usual pattern
-  /// takes ten steps a character.
+  /// Patterns may take 50 million steps and 200 more for each character, a second or so, where the usual ones take ten
+  /// steps a character.
   explicit PatternRun(std::size_t num_characters);
   ~PatternRun();
   PatternRun(PatternRun&&) noexcept;

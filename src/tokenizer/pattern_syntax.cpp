@@ -1,12 +1,12 @@
 #include "tokenizer/pattern_syntax.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "tokenizer/character_kinds.h"
 #include "tokenizer/unicode.h"
 
 namespace layerprobe::tokenizer {
@@ -424,56 +424,6 @@ class Reader {
   char32_t literal_before_ = 0;  // the character that the item before was, or 0
 };
 
-/// Gives a byte to each kind of character that `sets` tell apart. members[s] are the bytes of set s.
-struct Kinds {
-  std::vector<std::uint8_t> byte_of;
-  std::vector<std::string> members;
-  std::size_t count = 0;
-};
-
-Kinds kinds_of(const std::vector<CodePointSet>& sets, const std::string& where) {
-  std::vector<char32_t> begins = {0};  // of intervals whose characters are all of one kind
-  for (const CodePointSet& set : sets) {
-    for (const CodePointSet::Range& range : set.ranges()) {
-      begins.push_back(range.first);
-      if (range.last < kLastCodePoint) begins.push_back(range.last + 1);
-    }
-  }
-  std::sort(begins.begin(), begins.end());
-  begins.erase(std::unique(begins.begin(), begins.end()), begins.end());
-
-  std::vector<std::vector<bool>> is_member(begins.size(), std::vector<bool>(sets.size()));
-  for (std::size_t s = 0; s < sets.size(); ++s) {
-    for (const CodePointSet::Range& range : sets[s].ranges()) {
-      const auto first = std::lower_bound(begins.begin(), begins.end(), range.first) - begins.begin();
-      for (auto i = static_cast<std::size_t>(first); i < begins.size() && begins[i] <= range.last; ++i) {
-        is_member[i][s] = true;
-      }
-    }
-  }
-
-  Kinds kinds;
-  kinds.byte_of.resize(kLastCodePoint + 1);
-  kinds.members.resize(sets.size());
-  std::map<std::vector<bool>, std::uint8_t> byte_of_kind;
-  for (std::size_t i = 0; i < begins.size(); ++i) {
-    const auto [kind, is_new] = byte_of_kind.try_emplace(is_member[i], static_cast<std::uint8_t>(byte_of_kind.size()));
-    if (byte_of_kind.size() > 256) {
-      throw Error({.kind = ErrorKind::input,
-                   .where = where,
-                   .what = "the pattern tells more than 256 kinds of characters apart",
-                   .fix = "give token ids (--input-ids) instead of text"});
-    }
-    for (std::size_t s = 0; is_new && s < sets.size(); ++s) {
-      if (is_member[i][s]) kinds.members[s].push_back(static_cast<char>(kind->second));
-    }
-    const char32_t end = i + 1 < begins.size() ? begins[i + 1] : kLastCodePoint + 1;
-    std::fill(kinds.byte_of.begin() + begins[i], kinds.byte_of.begin() + end, kind->second);
-  }
-  kinds.count = byte_of_kind.size();
-  return kinds;
-}
-
 /// "[\x00\x03]"
 std::string byte_set(const std::string& members) {
   if (members.empty()) return "(?:(?!))";  // matches nothing
@@ -492,7 +442,7 @@ std::string byte_set(const std::string& members) {
 BytePattern translate_pattern(std::string_view oniguruma, const std::string& where) {
   Reader reader(oniguruma, where);
   reader.read();
-  Kinds kinds = kinds_of(reader.sets, where);
+  CharacterKinds kinds = kinds_of(reader.sets, where);
   BytePattern out;
   for (const Part& part : reader.parts) {
     out.pcre2 += part.text;

@@ -1,6 +1,10 @@
 #include <doctest/doctest.h>
 
+#include <filesystem>
+#include <string>
+
 #include "tests/support/process.h"
+#include "tests/support/temp_folder.h"
 
 namespace layerprobe {
 
@@ -29,6 +33,23 @@ TEST_CASE("no argument at all is an error that points to the help") {
   CHECK(finished.out.empty());
   CHECK(finished.err.starts_with("error: "));
   CHECK(finished.err.ends_with("help: layerprobe --help lists the options\n"));
+}
+
+TEST_CASE("--print-config prints what was given and the defaults, as --config takes them back") {
+  const test::Finished printed =
+      test::run_layerprobe({"run", "--model", "no-such-folder", "--prompt", "Yes, [no]?", "--prompt", "-x", "--dtype",
+                            "float32", "--overwrite", "--print-config"});
+  REQUIRE(printed.exit_code == 0);
+  CHECK(printed.out.find("run.dtype=\"float32\"\n") != std::string::npos);
+  CHECK(printed.out.find("run.test-type=\"extract-all\"\n") != std::string::npos);
+  CHECK(printed.out.find("run.prompt=[\"Yes, [no]?\", \"-x\"]\n") != std::string::npos);
+  CHECK(printed.out.find("tokens-per-batch") == std::string::npos);
+
+  const test::TempFolder folder;
+  const std::filesystem::path file = folder.write("options.toml", printed.out);
+  const test::Finished again = test::run_layerprobe({"run", "--config", file.string(), "--print-config"});
+  CHECK(again.err == "");
+  CHECK(again.out == printed.out);
 }
 
 TEST_CASE("what stands in an error cannot steer the terminal") {

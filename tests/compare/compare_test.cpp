@@ -185,7 +185,7 @@ TEST_CASE("NaN and infinity that both sides have are counted and do not fail") {
   CHECK(compared(reference, reference).agrees());
   const Report report = compared(reference, candidate);
   CHECK(report.agrees());
-  const Difference& found = at(report, "model.layers.1");
+  const Difference found = at(report, "model.layers.1");
   CHECK(found.reference_non_finite.nan == 1);
   CHECK(found.candidate_non_finite.inf == 1);
   CHECK(found.unmatched_non_finite == 0);
@@ -205,7 +205,7 @@ TEST_CASE("where dtypes differ both are rounded to the narrower one before they 
     for (const bool swapped : {false, true}) {
       CAPTURE(swapped);
       const Report report = swapped ? compared(candidate, reference) : compared(reference, candidate);
-      const Difference& found = at(report, "model.layers.1");
+      const Difference found = at(report, "model.layers.1");
       CHECK(report.agrees());
       CHECK(found.judged_dtype == Dtype::bf16);
       CHECK(found.max_rel_l2 == 1e-2);

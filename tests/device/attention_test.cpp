@@ -115,8 +115,11 @@ TEST_CASE("attention of a token does not depend on what comes after it") {
 
 TEST_CASE("a NaN in a value reaches the tokens that see it and no other") {
   for (const auto& ops : test::devices()) {
-    for (const std::int64_t window : {0, 10}) {
-      AttentionInputs inputs = inputs_of({{90}, 2, 1, 20, window}, Dtype::f32);
+    for (const auto& [window, dtype] :
+         {std::pair{0, Dtype::f32}, {10, Dtype::f32}, {0, Dtype::bf16}, {11, Dtype::bf16}}) {
+      CAPTURE(ops->code_path());
+      CAPTURE(name_of(dtype));
+      AttentionInputs inputs = inputs_of({{90}, 2, 1, 20, window}, dtype);
       const Values before = attention(*ops, inputs);
       inputs.value_states.at(41, 3) = std::numeric_limits<double>::quiet_NaN();
       inputs.value_states.at(41, 4) = std::numeric_limits<double>::infinity();

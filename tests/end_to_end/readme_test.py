@@ -8,13 +8,16 @@ ends with N. They run in a scratch folder that looks like the repository: links 
 BUILD_FOLDER. Two things are not as pasted:
 
 - `scripts/test`, which runs this test, is left out; that it exists is checked.
-- `scripts/demo` runs but for its two first steps: LAYERPROBE_SKIP_BUILD keeps it from installing and building.
+- `scripts/demo` runs but for its first steps: LAYERPROBE_SKIP_BUILD keeps it from installing and building.
+
+`python3` is $LAYERPROBE_PYTHON where that is set: it needs h5py.
 
 A block that opens with "```sh not run: REASON" is not run, and is listed with its reason.
 """
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,12 +43,14 @@ def as_script(readme: str) -> str:
 def main() -> int:
     source, build = (pathlib.Path(argument).absolute() for argument in sys.argv[1:3])
     script = as_script((source / "README.md").read_text())
-    with tempfile.TemporaryDirectory(dir=build) as scratch:
+    with tempfile.TemporaryDirectory(dir=build) as scratch, tempfile.TemporaryDirectory() as programs:
         for entry in source.iterdir():
             if entry.name not in {"demo", ".git"} and not entry.name.startswith("build"):
                 (pathlib.Path(scratch) / entry.name).symlink_to(entry)
         (pathlib.Path(scratch) / "build").symlink_to(build)
-        environment = os.environ | {"LAYERPROBE_SKIP_BUILD": "1"}
+        python = shutil.which(os.environ.get("LAYERPROBE_PYTHON", "python3"))
+        (pathlib.Path(programs) / "python3").symlink_to(python)
+        environment = os.environ | {"LAYERPROBE_SKIP_BUILD": "1", "PATH": f"{programs}:{os.environ['PATH']}"}
         return subprocess.run(["bash", "-c", script], cwd=scratch, env=environment, stdin=subprocess.DEVNULL).returncode
 
 

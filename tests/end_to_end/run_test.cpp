@@ -12,6 +12,7 @@
 #include "base/float16.h"
 #include "runtime/session.h"
 #include "store/reader.h"
+#include "tests/support/fetched.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_model.h"
 
@@ -161,6 +162,18 @@ TEST_CASE("the same value has the same bits under each of its names") {
     REQUIRE(second.has_value());
     CHECK(rows_of(all, a) == rows_of(all, b));
   }
+}
+
+TEST_CASE("full keeps the text of the tokens it ranks") {
+  test::TempFolder out;
+  const std::string file = (out.path() / "f.h5").string();
+  const test::Finished finished =
+      test::run_layerprobe({"--model", test::demo_model().string(), "--test-type", "full", "--prompt",
+                            "The capital of France is", "--layers", "0", "--output", file, "--quiet"});
+  REQUIRE(finished.exit_code == 0);
+  const store::Reader::TopK top = store::Reader(file).top_k();
+  REQUIRE(top.texts.size() == 10);
+  CHECK(top.texts[0] == " Paris");
 }
 
 TEST_CASE("full ranks the logits of the last tokens and keeps statistics of every layer") {

@@ -34,7 +34,7 @@ void attend_prompts(const Ops::Attention& args, std::span<Prompt> prompts, const
     prompt.key_offset = keys * args.head_dim;
     prompt.value_offset = values * panel;
     keys += round_up(prompt.end - prompt.begin, panel);
-    values += prompt.end - prompt.begin;
+    values += round_up(prompt.end - prompt.begin, 2);  // tokens may be packed in pairs
     add_parts(to_pack, prompt, round_up(loops.attention_query_tokens, panel));
     add_parts(to_attend, prompt, loops.attention_query_tokens);
   }

@@ -27,24 +27,25 @@ struct F32Matrix {
 };
 
 /// Keys and values of one call of attention (or of some of its prompts), laid out for the tile product of
-/// loops/tile_product.h, in f32 or f64.
+/// loops/tile_product.h: in f64, in f32, or two numbers of bf16 in the place of an f32 (loops/bf16_pairs.h).
 ///
 /// A panel is Loops::panel_bytes wide. Keys of a prompt begin a new panel: [key panel][head_dim][keys of the panel].
-/// Values: [head_dim panel][num_tokens][columns of the panel]. Both once for each key and value head.
+/// Values: [head_dim panel][num_tokens][columns of the panel]. Both once for each key and value head. Strides and
+/// offsets are in f32 or f64 elements.
 struct PackedKeyValues {
   void* keys;
   void* values;
-  std::int64_t key_head_stride;     // elements between heads
+  std::int64_t key_head_stride;     // between heads
   std::int64_t value_head_stride;   // the same
-  std::int64_t value_panel_stride;  // elements between panels of head_dim
+  std::int64_t value_panel_stride;  // between panels of head_dim
 };
 
 /// One prompt in a call of attention.
 struct Prompt {
   std::int64_t begin;         // its first token, a row of the call's tensors
   std::int64_t end;           // one past its last
-  std::int64_t key_offset;    // of its first panel in PackedKeyValues::keys, in elements
-  std::int64_t value_offset;  // of its first row in each panel of PackedKeyValues::values, in elements
+  std::int64_t key_offset;    // of its first panel in PackedKeyValues::keys
+  std::int64_t value_offset;  // of its first row in each panel of PackedKeyValues::values
 };
 
 /// The inner loops of every operation, compiled once for each instruction set. They run on the calling thread and trust

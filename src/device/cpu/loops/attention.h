@@ -16,26 +16,36 @@ namespace {
 constexpr std::int64_t kQueryTokens = 8 * kTileRows;
 constexpr std::int64_t kKeyBlock = 512;  // a multiple of a panel's keys; a tile's scores take 16 KiB in f32
 
-/// What a call keeps of its query rows between blocks of keys.
-template <typename A>
+/// What a call keeps of its query rows between blocks of keys, and room to work in. Terms are as long as A.
+template <typename A, typename Term>
 struct AttentionState {
-  void* query;    // [kQueryTokens, terms] as SingleTerms or the like has it
-  A* out;         // [kQueryTokens, padded head_dim], not yet divided by the sum
-  A* max;         // [kQueryTokens], of the scaled scores so far
-  A* sum;         // [kQueryTokens], of the exponentials so far
-  A* scores;      // [kTileRows, kKeyBlock], then their exponentials
-  A* single_row;  // [kPanel]
+  Term* query;        // [kQueryTokens, terms of head_dim]
+  A* out;             // [kQueryTokens, padded head_dim], not yet divided by the sum
+  A* max;             // [kQueryTokens], of the scaled scores so far
+  A* sum;             // [kQueryTokens], of the exponentials so far
+  A* scores;          // [kTileRows, kKeyBlock]; in their place then the weights of the values, as terms
+  A* row_result;      // [kTileRows, kPanel]
+  Term* seen_values;  // [terms of kKeyBlock, kPanel]
+
+  AttentionState(void* scratch, std::int64_t head_dim) {
+    query = static_cast<Term*>(scratch);
+    out = static_cast<A*>(scratch) + kQueryTokens * head_dim;
+    max = out + kQueryTokens * padded_head_dim<A>(head_dim);
+    sum = max + kQueryTokens;
+    scores = sum + kQueryTokens;
+    row_result = scores + kTileRows * kKeyBlock;
+    seen_values = reinterpret_cast<Term*>(row_result + kTileRows * kPanel<A>);
+  }
+  static std::int64_t bytes(std::int64_t head_dim) {
+    const std::int64_t elements = kQueryTokens * (head_dim + padded_head_dim<A>(head_dim) + 2) +
+                                  kTileRows * (kKeyBlock + kPanel<A>)+kKeyBlock * kPanel<A>;
+    return elements * static_cast<std::int64_t>(sizeof(A));
+  }
 };
 
-template <typename A>
-std::int64_t attention_state_elements(std::int64_t head_dim) {
-  return kQueryTokens * (head_dim + padded_head_dim<A>(head_dim) + 2) + kTileRows * kKeyBlock + kPanel<A>;
-}
-
 std::int64_t attention_scratch_bytes(const Ops::Attention& args) {
-  return args.out.dtype == Dtype::f64
-             ? attention_state_elements<double>(args.head_dim) * static_cast<std::int64_t>(sizeof(double))
-             : attention_state_elements<float>(args.head_dim) * static_cast<std::int64_t>(sizeof(float));
+  return args.out.dtype == Dtype::f64 ? AttentionState<double, double>::bytes(args.head_dim)
+                                      : AttentionState<float, float>::bytes(args.head_dim);
 }
 
 /// `value` in the lanes whose key, counted from `key` for lane 0, is in `seen`; `other` in the rest.
@@ -49,8 +59,8 @@ template <typename A>
   return ((lanes >= first) & (lanes < last)) ? value : other;
 }
 
-/// Scores of one row, keys [0, count), of which those in `seen` are seen: replaced by their exponentials, 0 for the
-/// others. The row's maximum, sum and output so far follow.
+/// Scores of one row, keys [0, count), of which those in `seen` are seen: replaced by their exponentials as Terms, 0
+/// for the others. The row's maximum, sum and output so far follow.
 ///
 /// In bf16 and f16 the rounding is that of torch's flash kernel for the CPU, which transformers runs with one key and
 /// value head or several, with the causal flag or a mask: blocks of 512 keys, exponentials by fast_exponential, summed
@@ -59,7 +69,7 @@ template <typename A>
 /// shorter than a vector. Of its result on N(0, 1) inputs this leaves 0.0 to 0.1% of the elements different; accurate
 /// exponentials everywhere 3 to 14%, exponentials that are not rounded 30 to 39% (torch 2.11.0, AVX-512, 33 to 700
 /// tokens, head_dim 12 to 64).
-template <typename Element, typename A = Scalar<Element>>
+template <typename Element, typename Terms, typename A>
 inline void take_exponentials(A* scores, std::int64_t count, std::int64_t whole_vectors, Rows seen, A scaling, A& max,
                               A& sum, A* out, std::int64_t out_columns) {
   using V = Vector<A>;
@@ -85,7 +95,7 @@ inline void take_exponentials(A* scores, std::int64_t count, std::int64_t whole_
     }
     value = only_seen<A>(value, V{}, key, seen);
     sums += value;
-    store(scores + key, rounded<Element>(value));
+    Terms::store_weights(reinterpret_cast<typename Terms::Term*>(scores), key, value);  // never ahead of the reading
   }
   sum += sum_of_lanes(sums);
 }
@@ -93,18 +103,17 @@ inline void take_exponentials(A* scores, std::int64_t count, std::int64_t whole_
 /// One block of keys for one tile of query rows. `keys` counts from the prompt's begin; keys.first begins a panel, and
 /// `block_end` is where the block ends for the prompt's last token.
 /// `apart`: rows that see a value that is not finite must not share a product with rows that do not see it.
-template <typename Element, typename Terms, typename A>
-void attend(const Ops::Attention& args, const PackedKeyValues& packed, A* head_keys, const A* head_values,
-            const AttentionState<A>& state, std::int64_t tile, std::int64_t first_token, std::int64_t num_tokens,
-            Rows keys, std::int64_t block_end, bool apart) {
-  const std::int64_t head_dim = args.head_dim;
-  const std::int64_t out_columns = padded_head_dim<A>(head_dim);
+template <typename Element, typename Terms, typename A, typename Term>
+void attend(const Ops::Attention& args, const PackedHead<Terms>& head, const AttentionState<A, Term>& state,
+            std::int64_t tile, std::int64_t first_token, std::int64_t num_tokens, Rows keys, std::int64_t block_end,
+            bool apart) {
+  const std::int64_t out_columns = padded_head_dim<A>(args.head_dim);
   const std::int64_t count = keys.last - keys.first;
   A* out = state.out + tile * out_columns;
-  const std::int64_t terms = Terms::count(head_dim);
+  const std::int64_t terms = Terms::count(args.head_dim);
   for (std::int64_t key = 0; key < count; key += kPanel<A>) {
-    Terms::multiply(static_cast<const typename Terms::Term*>(state.query) + tile * terms,
-                    key_column<Terms>(head_keys, keys.first + key, head_dim), terms, state.scores + key, kKeyBlock);
+    Terms::multiply(state.query + tile * terms, terms, head.key_column(keys.first + key), terms, state.scores + key,
+                    kKeyBlock, false);
   }
   const std::int64_t window = args.sliding_window > 0 ? args.sliding_window : first_token + kTileRows;
   const auto seen_by = [&](std::int64_t row) {
@@ -115,24 +124,22 @@ void attend(const Ops::Attention& args, const PackedKeyValues& packed, A* head_k
   const std::int64_t padded_count = (count + kPanel<A> - 1) / kPanel<A> * kPanel<A>;
   const std::int64_t whole_vectors = (block_end - keys.first) / kLanes<A> * kLanes<A>;
   for (std::int64_t row = 0; row < kTileRows; ++row) {
-    take_exponentials<Element>(state.scores + row * kKeyBlock, padded_count, whole_vectors, seen_by(row),
-                               static_cast<A>(args.scaling), state.max[tile + row], state.sum[tile + row],
-                               out + row * out_columns, out_columns);
+    take_exponentials<Element, Terms>(state.scores + row * kKeyBlock, padded_count, whole_vectors, seen_by(row),
+                                      static_cast<A>(args.scaling), state.max[tile + row], state.sum[tile + row],
+                                      out + row * out_columns, out_columns);
   }
+  const Term* weights = reinterpret_cast<const Term*>(state.scores);
   for (std::int64_t d = 0; d < out_columns; d += kPanel<A>) {
-    const A* values = head_values + d / kPanel<A> * packed.value_panel_stride + keys.first * kPanel<A>;
+    const Term* values = head.value_row(d, keys.first);
     if (!apart) {
-      multiply_panel(state.scores, kKeyBlock, values, count, out + d, out_columns, true);
+      Terms::multiply(weights, kKeyBlock, values, Terms::count(count), out + d, out_columns, true);
       continue;
     }
     for (std::int64_t row = 0; row < kTileRows; ++row) {
-      const Rows seen = seen_by(row);
-      if (seen.first >= seen.last) continue;
-      // Strides of 0: a tile whose rows are all this one.
-      multiply_panel(state.scores + row * kKeyBlock + seen.first, 0, values + seen.first * kPanel<A>,
-                     seen.last - seen.first, state.single_row, 0, false);
+      Terms::copy_seen_values(state.seen_values, values, count, seen_by(row));
+      Terms::multiply(weights, kKeyBlock, state.seen_values, Terms::count(count), state.row_result, kPanel<A>, false);
       for (std::int64_t column = 0; column < kPanel<A>; ++column) {
-        out[row * out_columns + d + column] += state.single_row[column];
+        out[row * out_columns + d + column] += state.row_result[row * kPanel<A> + column];
       }
     }
   }
@@ -147,20 +154,15 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
   const std::int64_t head_dim = args.head_dim;
   const std::int64_t out_columns = padded_head_dim<A>(head_dim);
   const std::int64_t terms = Terms::count(head_dim);
-  auto* queries = static_cast<typename Terms::Term*>(scratch);
-  AttentionState<A> state;
-  state.query = queries;
-  state.out = static_cast<A*>(scratch) + kQueryTokens * head_dim;
-  state.max = state.out + kQueryTokens * out_columns;
-  state.sum = state.max + kQueryTokens;
-  state.scores = state.sum + kQueryTokens;
-  state.single_row = state.scores + kTileRows * kKeyBlock;
+  const AttentionState<A, typename Terms::Term> state(scratch, head_dim);
+  const Tensor queries = part_of<Element>(args.query_states, {prompt.begin + tokens.first, prompt.begin + tokens.last},
+                                          head * head_dim, head_dim);
+  prefetch_rows<Element>(queries);
   for (std::int64_t row = 0; row < kQueryTokens; ++row) {
-    if (row < tokens.last - tokens.first) {
-      const Element* query = row_of<const Element>(args.query_states, prompt.begin + tokens.first + row);
-      Terms::copy_query(queries + row * terms, query + head * head_dim, head_dim);
+    if (row < queries.rows) {
+      Terms::pack_query(state.query + row * terms, row_of<const Element>(queries, row), head_dim);
     } else {
-      for (std::int64_t term = 0; term < terms; ++term) queries[row * terms + term] = 0;
+      for (std::int64_t term = 0; term < terms; ++term) state.query[row * terms + term] = 0;
     }
     for (std::int64_t d = 0; d < out_columns; ++d) state.out[row * out_columns + d] = 0;
     state.max[row] = -static_cast<A>(__builtin_inf());
@@ -168,9 +170,7 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
   }
 
   const std::int64_t key_value_head = head / (args.query_states.columns / args.key_states.columns);
-  A* keys = static_cast<A*>(packed.keys) + key_value_head * packed.key_head_stride + prompt.key_offset;
-  const A* values =
-      static_cast<const A*>(packed.values) + key_value_head * packed.value_head_stride + prompt.value_offset;
+  const PackedHead<Terms> packed_head(packed, prompt, key_value_head, head_dim);
   const auto first_seen = [&](std::int64_t token) {
     return args.sliding_window > 0 ? greater(0, token - args.sliding_window + 1) : 0;
   };
@@ -181,13 +181,13 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
       const std::int64_t first = greater(block, first_seen(token) / kPanel<A> * kPanel<A>);
       const std::int64_t last = lesser(block + kKeyBlock, token + num_tokens);
       if (first >= last) continue;
-      attend<Element, Terms>(args, packed, keys, values, state, token - tokens.first, token, num_tokens,
-                             Rows{first, last}, block_end, apart);
+      attend<Element>(args, packed_head, state, token - tokens.first, token, num_tokens, Rows{first, last}, block_end,
+                      apart);
     }
   }
 
   V not_finite = {};
-  for (std::int64_t row = 0; row < tokens.last - tokens.first; ++row) {
+  for (std::int64_t row = 0; row < queries.rows; ++row) {
     Element* to = row_of<Element>(args.out, prompt.begin + tokens.first + row) + head * head_dim;
     const A factor = 1 / state.sum[row];
     for_each_vector<Element>(head_dim, [&](std::int64_t d, auto access) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Queries and keys in the form that their products are taken in, and values: packed for loops/tile_product.h.
+// Queries, keys and values in the form that attention multiplies them in: terms, in panels for loops/tile_product.h.
 
 #include "device/cpu/loops.h"
 #include "device/cpu/loops/elementwise.h"
@@ -17,20 +17,21 @@ inline std::int64_t padded_head_dim(std::int64_t head_dim) {
   return (head_dim + kPanel<A> - 1) / kPanel<A> * kPanel<A>;
 }
 
-/// One term for each element of a query or key, in its arithmetic type. An instruction set that multiplies bf16 in
-/// pairs has its own such struct for them.
+/// Each element is a term, in its arithmetic type. An instruction set that multiplies bf16 in pairs has its own such
+/// struct for them: loops/bf16_pairs.h.
 template <typename Element>
 struct SingleTerms {
   using Term = Scalar<Element>;
 
-  static std::int64_t count(std::int64_t head_dim) { return head_dim; }
+  /// Terms of so many elements.
+  static std::int64_t count(std::int64_t elements) { return elements; }
 
-  static void copy_query(Term* to, const Element* query, std::int64_t head_dim) {
+  static void pack_query(Term* to, const Element* query, std::int64_t head_dim) {
     for_each_vector<Element>(head_dim,
                              [&](std::int64_t d, auto access) { access.store(to + d, access.load(query + d)); });
   }
-  /// Into one column of a panel.
-  static void copy_key(Term* to, const Element* key, std::int64_t head_dim) {
+  /// Into one column of a panel whose rows are the terms of head_dim.
+  static void pack_key(Term* to, const Element* key, std::int64_t head_dim) {
     for_each_vector<Element>(head_dim, [&](std::int64_t d, auto access) {
       const Vector<Element> part = access.load(key + d);
       for (std::int64_t lane = 0; lane < lesser(kLanes<Element>, head_dim - d); ++lane) {
@@ -38,43 +39,82 @@ struct SingleTerms {
       }
     });
   }
-  /// Scores of a tile of queries and a panel of keys.
-  static void multiply(const Term* queries, const Term* keys, std::int64_t count, Term* scores,
-                       std::int64_t scores_stride) {
-    multiply_panel(queries, count, keys, count, scores, scores_stride, false);
+  /// The rows of `values`, one head of some tokens, into the rows of panels whose columns are head_dim's.
+  static void pack_values(Term* to, std::int64_t panel_stride, const Tensor& values) {
+    for (std::int64_t token = 0; token < values.rows; ++token) {
+      const Element* value = row_of<const Element>(values, token);
+      for (std::int64_t d = 0; d < padded_head_dim<Term>(values.columns); d += kLanes<Element>) {
+        const std::int64_t lanes = values.columns - d;
+        const Vector<Element> part = lanes >= kLanes<Element> ? load(value + d)
+                                     : lanes > 0              ? load_first(value + d, lanes)
+                                                              : Vector<Element>{};
+        store(to + d / kPanel<Term> * panel_stride + token * kPanel<Term> + d % kPanel<Term>, part);
+      }
+    }
+  }
+  /// `keys` rows of a panel of values, zeros for those of keys not in `seen`.
+  static void copy_seen_values(Term* to, const Term* values, std::int64_t keys, Rows seen) {
+    for (std::int64_t i = 0; i < keys * kPanel<Term>; ++i) {
+      const std::int64_t key = i / kPanel<Term>;
+      to[i] = key >= seen.first && key < seen.last ? values[i] : 0;
+    }
+  }
+  /// A vector of the weights of the values, rounded to Element, into the row of terms `to`: from `key` on.
+  static void store_weights(Term* to, std::int64_t key, Vector<Element> weights) {
+    store(to + key, rounded<Element>(weights));
+  }
+  /// As multiply_panel.
+  static void multiply(const Term* a, std::int64_t a_stride, const Term* b, std::int64_t depth, Term* c,
+                       std::int64_t c_stride, bool add) {
+    multiply_panel(a, a_stride, b, depth, c, c_stride, add);
   }
 };
 
-/// Where the panel of the prompt's `token`, and the token's column in it, begin.
-template <typename Terms, typename A>
-inline typename Terms::Term* key_column(A* head_keys, std::int64_t token, std::int64_t head_dim) {
-  auto* terms = reinterpret_cast<typename Terms::Term*>(head_keys);
-  return terms + token / kPanel<A> * kPanel<A> * Terms::count(head_dim) + token % kPanel<A>;
-}
+/// Where one head's keys and values of a prompt begin in PackedKeyValues.
+template <typename Terms>
+struct PackedHead {
+  using Term = typename Terms::Term;
+
+  PackedHead(const PackedKeyValues& packed, const Prompt& prompt, std::int64_t key_value_head, std::int64_t dim)
+      : keys(static_cast<Term*>(packed.keys) + key_value_head * packed.key_head_stride + prompt.key_offset),
+        values(static_cast<Term*>(packed.values) + key_value_head * packed.value_head_stride + prompt.value_offset),
+        value_panel_stride(packed.value_panel_stride),
+        head_dim(dim) {}
+
+  /// The panel of `token`, counted from the prompt's begin, and in it the token's column.
+  Term* key_column(std::int64_t token) const {
+    return keys + token / kPanel<Term> * kPanel<Term> * Terms::count(head_dim) + token % kPanel<Term>;
+  }
+  /// In the panel that has column d of the values, the row of `token`, the first of its term.
+  Term* value_row(std::int64_t d, std::int64_t token) const {
+    return values + d / kPanel<Term> * value_panel_stride + Terms::count(token) * kPanel<Term>;
+  }
+
+  Term* keys;
+  Term* values;
+  std::int64_t value_panel_stride;
+  std::int64_t head_dim;
+};
 
 template <typename Element, typename Terms>
 void pack_head(const Ops::Attention& args, const PackedKeyValues& packed, const Prompt& prompt,
                std::int64_t key_value_head, Rows tokens) {
-  using A = Scalar<Element>;
+  using Term = typename Terms::Term;
   const std::int64_t head_dim = args.head_dim;
-  A* keys = static_cast<A*>(packed.keys) + key_value_head * packed.key_head_stride + prompt.key_offset;
-  A* values = static_cast<A*>(packed.values) + key_value_head * packed.value_head_stride + prompt.value_offset;
-  for (std::int64_t token = tokens.first; token < tokens.last; ++token) {
-    const Element* key = row_of<const Element>(args.key_states, prompt.begin + token) + key_value_head * head_dim;
-    Terms::copy_key(key_column<Terms>(keys, token, head_dim), key, head_dim);
-    const Element* value = row_of<const Element>(args.value_states, prompt.begin + token) + key_value_head * head_dim;
-    for (std::int64_t d = 0; d < padded_head_dim<A>(head_dim); d += kLanes<Element>) {
-      const std::int64_t count = head_dim - d;
-      const Vector<Element> part = count >= kLanes<Element> ? load(value + d)
-                                   : count > 0              ? load_first(value + d, count)
-                                                            : Vector<Element>{};
-      store(values + d / kPanel<A> * packed.value_panel_stride + token * kPanel<A> + d % kPanel<A>, part);
-    }
+  const PackedHead<Terms> head(packed, prompt, key_value_head, head_dim);
+  const Rows rows{prompt.begin + tokens.first, prompt.begin + tokens.last};
+  const Tensor keys = part_of<Element>(args.key_states, rows, key_value_head * head_dim, head_dim);
+  const Tensor values = part_of<Element>(args.value_states, rows, key_value_head * head_dim, head_dim);
+  prefetch_rows<Element>(keys);
+  prefetch_rows<Element>(values);
+  for (std::int64_t row = 0; row < keys.rows; ++row) {
+    Terms::pack_key(head.key_column(tokens.first + row), row_of<const Element>(keys, row), head_dim);
   }
-  for (std::int64_t token = tokens.last; token % kPanel<A> != 0; ++token) {  // the rest of the last panel
-    typename Terms::Term* to = key_column<Terms>(keys, token, head_dim);
-    for (std::int64_t term = 0; term < Terms::count(head_dim); ++term) to[term * kPanel<A>] = 0;
+  for (std::int64_t token = tokens.last; token % kPanel<Term> != 0; ++token) {  // the rest of the last panel
+    Term* to = head.key_column(token);
+    for (std::int64_t term = 0; term < Terms::count(head_dim); ++term) to[term * kPanel<Term>] = 0;
   }
+  Terms::pack_values(head.value_row(0, tokens.first), head.value_panel_stride, values);
 }
 
 }  // namespace

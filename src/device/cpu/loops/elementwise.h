@@ -13,6 +13,25 @@ inline Element* row_of(const Tensor& tensor, std::int64_t row) {
   return static_cast<Element*>(tensor.data) + row * tensor.row_stride;
 }
 
+/// Starts to bring the rows of x into the nearest cache, for loops that wait for each row otherwise.
+template <typename Element>
+inline void prefetch_rows(const Tensor& x) {
+  for (std::int64_t row = 0; row < x.rows; ++row) {
+    const char* line = reinterpret_cast<const char*>(row_of<const Element>(x, row));
+    const char* end = line + x.columns * static_cast<std::int64_t>(sizeof(Element));
+    for (; line < end; line += 64) __builtin_prefetch(line);
+  }
+}
+
+/// Some rows and columns of x.
+template <typename Element>
+inline Tensor part_of(Tensor x, Rows rows, std::int64_t first_column, std::int64_t columns) {
+  x.data = row_of<Element>(x, rows.first) + first_column;
+  x.rows = rows.last - rows.first;
+  x.columns = columns;
+  return x;
+}
+
 void round_rows(const Tensor& out, F32Matrix in, const float* bias) {
   dispatch(out.dtype, [&]<typename Element>() {
     if constexpr (sizeof(Element) <= 4) {
