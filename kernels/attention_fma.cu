@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kThreads) attention_fma_kernel(Attention args)
   });
   if (!clean) return;
   __syncthreads();  // what is written next is written over this
-  spread_non_finite(args, tile, Size::kRows);
+  spread_non_finite(args, tile, tile.first_query, Size::kRows, threadIdx.x, kThreads);
 }
 
 template <typename A, int kDim>
