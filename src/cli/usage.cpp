@@ -138,8 +138,9 @@ ExitCode report(const CLI::App& app, const CLI::ParseError& error) {
 
 ExitCode report(const Error& error) {
   const Error::Parts& parts = error.parts();
-  std::cerr << "error: " << printable(parts.where.empty() ? parts.what : parts.where + ": " + parts.what) << "\n";
-  if (!parts.fix.empty()) std::cerr << "  help: " << printable(parts.fix) << "\n";
+  const std::string where = parts.where.empty() ? "" : shortened(parts.where) + ": ";
+  std::cerr << "error: " << where << shortened(parts.what) << "\n";
+  if (!parts.fix.empty()) std::cerr << "  help: " << shortened(parts.fix) << "\n";
   return exit_code_of(error.kind());
 }
 

@@ -52,12 +52,14 @@ Input::Input(const layerprobe::File& file) : file_(file), file_bytes_(file.size(
 }
 
 hid_t Input::checked(hid_t result, const std::string& path) const {
-  return check(result, path.empty() ? file_.path().string() : text(file_.path().string(), ": ", path), kDamaged);
+  return check(result, path.empty() ? file_.path().string() : where(path), kDamaged);
 }
+
+std::string Input::where(const std::string& path) const { return text(file_.path().string(), ": ", path); }
 
 void Input::refuse(const std::string& path, std::string what, const char* fix) const {
   throw Error({.kind = ErrorKind::input,
-               .where = text(file_.path().string(), ": ", path),
+               .where = where(path),
                .what = std::move(what),
                .fix = fix != nullptr ? fix : kDamaged});
 }

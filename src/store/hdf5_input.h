@@ -49,6 +49,8 @@ class Input {
   /// Fixed-length strings, each without its padding.
   std::vector<std::string> read_strings(const Found& found) const;
 
+  /// "<file>: <path>"
+  std::string where(const std::string& path) const;
   [[noreturn]] void refuse(const std::string& path, std::string what, const char* fix = nullptr) const;
 
  private:

@@ -108,10 +108,11 @@ File create_partial(const fs::path& path, const Layout& layout, bool overwrite) 
 
 /// What a Writer needs is all there: of our own files it always is.
 void expect_ours(const File& file, const Contents& contents) {
-  if (contents.completion && contents.per_prompt && contents.totals && contents.end_finished) return;
+  const bool has_all = contents.completion && contents.per_prompt && contents.totals && contents.end_finished;
+  if (has_all && contents.end_information->bytes == kEndInformationBytes) return;
   throw Error({.kind = ErrorKind::input,
                .where = file.path().string(),
-               .what = "was not written by layerprobe: /completion, /statistics or /end is missing",
+               .what = "was not written by layerprobe: /completion, /statistics or /end is missing or of another size",
                .fix = "choose another --output, or --overwrite to replace it"});
 }
 
