@@ -81,10 +81,11 @@ std::vector<float> WeightLoader::rope_divisors() {
   const weights::TensorInfo* info = checkpoint_.find("rope_freqs.weight");
   if (info == nullptr) return {};
   if (info->num_elements() != config_.head_dim / 2) {
-    throw Error({.kind = ErrorKind::input,
-                 .where = text(checkpoint_.path().string(), ": rope_freqs.weight"),
-                 .what = text("has ", info->num_elements(), " elements; expected head_dim / 2 = ", config_.head_dim / 2),
-                 .fix = "fetch the checkpoint again"});
+    throw Error(
+        {.kind = ErrorKind::input,
+         .where = text(checkpoint_.path().string(), ": rope_freqs.weight"),
+         .what = text("has ", info->num_elements(), " elements; expected head_dim / 2 = ", config_.head_dim / 2),
+         .fix = "fetch the checkpoint again"});
   }
   std::vector<float> out(static_cast<std::size_t>(info->num_elements()));
   checkpoint_.read(*info, Dtype::f32, out.data());

@@ -161,10 +161,11 @@ RandomShape parse_random_shape(std::string_view given, const std::string& option
                     (colon == std::string_view::npos || number(given.substr(colon + 1), shape.seed)) &&
                     shape.num_prompts > 0 && shape.num_tokens > 0;
   if (good && shape.num_prompts > kMaxTokens / shape.num_tokens) {
-    throw Error({.kind = ErrorKind::usage,
-                 .where = option,
-                 .what = text("\"", given, "\" is more than ", kMaxTokens, " tokens, which are the most that are taken"),
-                 .fix = kFewerFix});
+    throw Error(
+        {.kind = ErrorKind::usage,
+         .where = option,
+         .what = text("\"", given, "\" is more than ", kMaxTokens, " tokens, which are the most that are taken"),
+         .fix = kFewerFix});
   }
   if (good) return shape;
   throw Error({.kind = ErrorKind::usage,

@@ -114,7 +114,7 @@ void read_point(Input& input, Contents& contents, const std::string& name, const
     input.expect_shape(*found, std::array{contents.rows.num_rows(), point.width});
     bool known = false;
     for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i32}) {
-      if (H5Tequal(found->type.get(), hdf5::type_of(hdf5::element_of(dtype)).get()) <= 0) continue;
+      if (found->type.element != hdf5::element_of(dtype)) continue;
       point.dtype = dtype;
       known = true;
     }
@@ -148,7 +148,7 @@ void read_point(Input& input, Contents& contents, const std::string& name, const
 
 void read_points(Input& input, Contents& contents) {
   const Found points = input.dataset("/statistics", "points");
-  if (const std::uint64_t count = points.extent.bytes / points.element_bytes; count > kMaxPoints) {
+  if (const std::uint64_t count = points.extent.bytes / points.type.bytes; count > kMaxPoints) {
     input.refuse(points.path, text("lists ", count, " points; at most ", kMaxPoints, " are read"));
   }
   const std::vector<std::string> names = input.read_strings(points);

@@ -126,7 +126,7 @@ std::string_view cut(std::string_view text, std::size_t max_bytes) {
 std::string json_of(const Attributes& attributes) {
   Json json(Json::Object{});
   for (const auto& [name, value] : attributes) {
-    std::visit([&](const auto& held) { json.set(name, Json(held)); }, value);
+    std::visit([&, &name = name](const auto& held) { json.set(name, Json(held)); }, value);
   }
   return json.dump();
 }

@@ -32,7 +32,8 @@ struct Steps {
 int count_steps(pcre2_callout_block* block, void* data) {
   Steps& steps = *static_cast<Steps*>(data);
   const std::size_t now = block->current_position;
-  steps.left -= steps.cost + static_cast<std::int64_t>(now > steps.position ? now - steps.position : steps.position - now);
+  steps.left -=
+      steps.cost + static_cast<std::int64_t>(now > steps.position ? now - steps.position : steps.position - now);
   steps.position = now;
   return steps.left < 0 ? PCRE2_ERROR_CALLOUT : 0;
 }

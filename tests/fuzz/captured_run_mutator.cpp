@@ -16,7 +16,8 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* bytes, std::size_t 
   std::minstd_rand random(seed);
   std::string file(reinterpret_cast<const char*>(bytes), size);
   const std::vector<Hdf5Block> blocks = hdf5_blocks_of(file);
-  if (blocks.empty() || random() % 4 == 0) return LLVMFuzzerMutate(bytes, size, max_size);  // values, and the file's end
+  if (blocks.empty() || random() % 4 == 0)
+    return LLVMFuzzerMutate(bytes, size, max_size);  // values, and the file's end
   for (auto times = 1 + random() % 3; times > 0; --times) {
     const Hdf5Block& block = blocks[random() % blocks.size()];
     const std::size_t begin = block.begin + random() % (block.end - block.begin);

@@ -7,7 +7,8 @@
 
 namespace layerprobe::fuzz {
 
-/// A piece of HDF5's metadata that ends with, or holds, a checksum of itself. Source: HDF5 File Format Specification 3.0.
+/// A piece of HDF5's metadata that ends with, or holds, a checksum of itself. Source: HDF5 File Format
+/// Specification 3.0.
 struct Hdf5Block {
   std::size_t begin = 0;
   std::size_t end = 0;          // of what the checksum covers; its own four bytes, where inside, count as zeros

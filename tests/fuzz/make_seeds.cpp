@@ -12,12 +12,22 @@ namespace fs = std::filesystem;
 
 void write_safetensors(const fs::path& folder) {
   std::string header = R"({"__metadata__": {"format": "pt"})", data;
-  for (const auto& [dtype, bytes] : {std::pair("F64", 8), {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8}, {"I32", 4},
-                                     {"I16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}}) {
+  for (const auto& [dtype, bytes] : {std::pair("F64", 8),
+                                     {"F32", 4},
+                                     {"F16", 2},
+                                     {"BF16", 2},
+                                     {"I64", 8},
+                                     {"I32", 4},
+                                     {"I16", 2},
+                                     {"I8", 1},
+                                     {"U8", 1},
+                                     {"BOOL", 1},
+                                     {"F8_E4M3", 1},
+                                     {"F8_E5M2", 1}}) {
     const std::size_t begin = data.size();
     data += std::string(static_cast<std::size_t>(6 * bytes), '\x3f');
-    header += text(", \"model.", dtype, "\": {\"dtype\": \"", dtype, "\", \"shape\": [2, 3], \"data_offsets\": [", begin,
-                   ", ", data.size(), "]}");
+    header += text(", \"model.", dtype, "\": {\"dtype\": \"", dtype, "\", \"shape\": [2, 3], \"data_offsets\": [",
+                   begin, ", ", data.size(), "]}");
   }
   test::write_all(folder / "every_dtype", test::safetensors(header + "}", data));
   test::write_all(folder / "scalar_and_empty",
@@ -63,9 +73,20 @@ void write_gguf(const fs::path& folder) {
   test::GgufBuilder blocks = test::small_gguf().u32("llama.vocab_size", 3).f32("llama.rope.scaling.factor", 2);
   blocks.text("llama.rope.scaling.type", "linear").u32("general.alignment", 64);
   blocks.alignment = 64;
-  for (const auto& [type, elements, bytes] :
-       {std::tuple(2u, 32, 18), {3u, 32, 20}, {6u, 32, 22}, {7u, 32, 24}, {8u, 32, 34}, {10u, 256, 84}, {11u, 256, 110},
-        {12u, 256, 144}, {13u, 256, 176}, {14u, 256, 210}, {1u, 4, 8}, {30u, 4, 8}, {28u, 2, 16}, {27u, 2, 16}}) {
+  for (const auto& [type, elements, bytes] : {std::tuple(2u, 32, 18),
+                                              {3u, 32, 20},
+                                              {6u, 32, 22},
+                                              {7u, 32, 24},
+                                              {8u, 32, 34},
+                                              {10u, 256, 84},
+                                              {11u, 256, 110},
+                                              {12u, 256, 144},
+                                              {13u, 256, 176},
+                                              {14u, 256, 210},
+                                              {1u, 4, 8},
+                                              {30u, 4, 8},
+                                              {28u, 2, 16},
+                                              {27u, 2, 16}}) {
     blocks.tensor(text("t", type), {static_cast<std::uint64_t>(elements)}, type,
                   std::string(static_cast<std::size_t>(bytes), '\x35'));
   }
@@ -74,9 +95,15 @@ void write_gguf(const fs::path& folder) {
   test::GgufBuilder values;
   for (std::uint32_t type = 0; type <= 12; ++type) {
     if (type == 8 || type == 9) continue;
-    values.value(text("v", type), type, std::string(type == 0 || type == 1 || type == 7 ? 1 : type <= 3 ? 2 : type <= 6 ? 4 : 8, '\1'));
+    values.value(text("v", type), type,
+                 std::string(type == 0 || type == 1 || type == 7 ? 1
+                             : type <= 3                         ? 2
+                             : type <= 6                         ? 4
+                                                                 : 8,
+                             '\1'));
   }
-  values.value("list", 9, test::raw(5u) + test::raw(std::uint64_t{2}) + std::string(8, '\1')).strings("words", {"", "a"});
+  values.value("list", 9, test::raw(5u) + test::raw(std::uint64_t{2}) + std::string(8, '\1'))
+      .strings("words", {"", "a"});
   test::write_all(folder / "every_value", values.bytes());
 }
 

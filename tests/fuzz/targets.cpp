@@ -1,8 +1,8 @@
 #include "tests/fuzz/targets.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -10,18 +10,22 @@
 
 namespace layerprobe::fuzz {
 
-MemoryFile::MemoryFile(std::string_view bytes) : descriptor_(::memfd_create("layerprobe-fuzz", MFD_CLOEXEC)) {
-  if (descriptor_ < 0) throw std::runtime_error("no file in memory");
+MemoryFile::MemoryFile(std::string_view bytes) {
+  const std::filesystem::path folder =
+      std::filesystem::exists("/dev/shm") ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
+  std::string name = (folder / "layerprobe-fuzz-XXXXXX").string();
+  const int descriptor = ::mkstemp(name.data());
+  if (descriptor < 0) throw std::runtime_error("no file in memory");
+  path_ = name;
   while (!bytes.empty()) {
-    const ssize_t put = ::write(descriptor_, bytes.data(), bytes.size());
+    const ssize_t put = ::write(descriptor, bytes.data(), bytes.size());
     if (put <= 0) throw std::runtime_error("no room for a file in memory");
     bytes.remove_prefix(static_cast<std::size_t>(put));
   }
+  ::close(descriptor);
 }
 
-MemoryFile::~MemoryFile() { ::close(descriptor_); }
-
-std::filesystem::path MemoryFile::path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
+MemoryFile::~MemoryFile() { ::unlink(path_.c_str()); }
 
 void expect_answer(const std::function<void()>& read) {
   try {

@@ -7,8 +7,8 @@
 
 namespace layerprobe::fuzz {
 
-/// One reader, and what is done first with what it reads. Takes any bytes. An Error(input) or Error(usage) is an answer;
-/// every other exception leaves, and is a finding as a crash, a hang or memory beyond measure is.
+/// One reader, and what is done first with what it reads. Takes any bytes. An Error(input) or Error(usage) is an
+/// answer; every other exception leaves, and is a finding as a crash, a hang or memory beyond measure is.
 void safetensors(std::string_view bytes);     // a .safetensors file: header and values
 void gguf(std::string_view bytes);            // a .gguf file: header, config, values, vocabulary
 void config_json(std::string_view bytes);     // config.json, to the plan of a run
@@ -27,17 +27,18 @@ inline const std::vector<Target>& targets() {
   return all;
 }
 
-/// A file of these bytes in memory, for readers that take a path. Gone with the object.
+/// A file of these bytes, in memory where the system has /dev/shm, for readers that take a path. Gone with the object.
+/// HDF5 takes no memfd: it asks for the real path.
 class MemoryFile {
  public:
   explicit MemoryFile(std::string_view bytes);
   MemoryFile(const MemoryFile&) = delete;
   MemoryFile& operator=(const MemoryFile&) = delete;
   ~MemoryFile();
-  std::filesystem::path path() const;
+  const std::filesystem::path& path() const { return path_; }
 
  private:
-  int descriptor_;
+  std::filesystem::path path_;
 };
 
 /// Calls `read` and drops an Error of input or usage: that is what a reader is there for.
