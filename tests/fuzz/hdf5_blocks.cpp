@@ -30,19 +30,23 @@ class Finder {
 
   void find_all() {
     if (file_.starts_with("\x89HDF\r\n\x1a\n")) add_ending(0, 44);
-    for (std::size_t at = 0; (at = file_.find_first_of("OFB", at)) != file_.npos; ++at) {
-      const std::string_view signature = file_.substr(at, 4);
-      if (signature == "OHDR") object_header(at);
-      if (signature == "FRHP") add_ending(at, 142);
-      if (signature == "BTHD" && add_ending(at, 34)) record_bytes_.push_back(value_at<std::uint16_t>(file_, at + 10));
-      if (signature == "FHDB") direct_block(at);
-      if (signature == "BTLF") leaf(at);
-    }
+    each("OHDR", [this](std::size_t at) { object_header(at); });
+    each("FRHP", [this](std::size_t at) { add_ending(at, 142); });
+    each("FHDB", [this](std::size_t at) { direct_block(at); });
+    each("BTHD", [this](std::size_t at) {
+      if (add_ending(at, 34)) record_bytes_.push_back(value_at<std::uint16_t>(file_, at + 10));
+    });
+    each("BTLF", [this](std::size_t at) { leaf(at); });
   }
 
   std::vector<Hdf5Block> found;
 
  private:
+  template <typename Function>
+  void each(std::string_view signature, Function function) {
+    for (std::size_t at = 0; (at = file_.find(signature, at)) != file_.npos; ++at) function(at);
+  }
+
   bool add(const Hdf5Block& block) {
     const bool is_inside =
         block.end <= file_.size() && block.begin < block.end && block.checksum_at + kChecksumBytes <= file_.size();
@@ -94,7 +98,7 @@ class Finder {
   }
 
   std::string_view file_;
-  std::vector<std::size_t> record_bytes_;  // of the B-trees seen; a file has their headers before their leaves
+  std::vector<std::size_t> record_bytes_;  // of the B-trees
 };
 
 }  // namespace
