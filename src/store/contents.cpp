@@ -293,6 +293,12 @@ std::uint64_t Contents::complete_bytes() const {
   return bytes;
 }
 
+std::uint64_t Contents::capture_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const Extent& capture : captures) bytes += capture.bytes;
+  return bytes;
+}
+
 Contents read_contents(const File& file) {
   Input input(file);
   Contents contents;
