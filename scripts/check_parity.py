@@ -7,7 +7,7 @@
 
 transformers' float32 is the truth for both. In the table, `f32` is our largest relative L2 at any point (embedding, each
 layer, final norm), `bf16` and `f16` our largest error there as a multiple of transformers' own error. In brackets: the
-same prompt by prompt, for information. Exit status 1 when any is over its limit: 1e-5, 1.1.
+same prompt by prompt, for information. Exit status 1 when any is over its limit: 1e-5, 1.1, 1.2.
 """
 import argparse
 import json
@@ -31,7 +31,7 @@ import capture_hf
 import reference
 
 MAX_REL_L2 = 1e-5
-MAX_RATIO = 1.1
+MAX_RATIO = {"bfloat16": 1.1, "float16": 1.2}  # float16: tests/end_to_end/parity_test.cpp says why
 
 
 # ------------------------------------------------------------------------------------------------------- one checkpoint
@@ -93,7 +93,7 @@ def to_numpy(values):
 
 
 def verdict(result):
-    limits = {"float32": MAX_REL_L2, "bfloat16": MAX_RATIO, "float16": MAX_RATIO}
+    limits = {"float32": MAX_REL_L2, **MAX_RATIO}
     return "ok" if all(value[0] <= limits[dtype] for dtype, value in result.items()) else "OVER"
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The job of `extract-all` as a user does it today: transformers, a forward hook on every layer, h5py. Prints one JSON line.
+"""The job of `extract-all` as a user does it today: transformers, a hook on every layer, h5py. Prints one JSON line.
 
 usage: hf_extract_cpu.py FOLDER INPUT_IDS.npy OUT.h5 [--dtype bfloat16] [--batch 8]
 

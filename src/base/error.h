@@ -7,11 +7,12 @@ namespace layerprobe {
 
 /// What kind of failure it is. cli/exit_code.h turns it into the exit status; nothing else branches on it.
 enum class ErrorKind {
-  usage,     // the options ask for something impossible
-  input,     // a file the user named is missing, damaged or of a kind we do not support
-  resource,  // memory, disk space or a device is not enough
-  device,    // a device or its library refused a call
-  bug,       // this program broke its own promise
+  usage,        // the options ask for something impossible
+  input,        // a file the user named is missing, damaged or of a kind we do not support
+  resource,     // memory, disk space or a device is not enough
+  device,       // a device or its library refused a call
+  interrupted,  // the user asked it to stop
+  bug,          // this program broke its own promise
 };
 
 /// A failure, told to the person who has to act on it.

@@ -39,6 +39,14 @@ int open_descriptor(const std::filesystem::path& path, int flags) {
   return descriptor;
 }
 
+/// False, and errno, when it failed.
+bool synced(int (*sync)(int), int descriptor) {
+  while (sync(descriptor) != 0) {
+    if (errno != EINTR) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 int close_descriptor(int descriptor) { return ::close(descriptor); }
@@ -123,9 +131,7 @@ void File::allocate(std::uint64_t offset, std::uint64_t size) const {
 }
 
 void File::sync_data() const {
-  while (::fdatasync(descriptor()) != 0) {
-    if (errno != EINTR) throw write_error(path_, "syncing it to the disk failed", errno);
-  }
+  if (!synced(::fdatasync, descriptor())) throw write_error(path_, "syncing it to the disk failed", errno);
 }
 
 bool File::try_lock() const {
@@ -150,7 +156,7 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
   if (::rename(from.c_str(), to.c_str()) != 0) throw write_error(from, "cannot be given its final name", errno);
   const std::filesystem::path folder = to.has_parent_path() ? to.parent_path() : std::filesystem::path(".");
   const Handle<int, close_descriptor, -1> handle(open_descriptor(folder, O_RDONLY | O_DIRECTORY));
-  if (handle.get() < 0 || ::fsync(handle.get()) != 0) throw write_error(folder, "syncing the folder failed", errno);
+  if (handle.get() < 0 || !synced(::fsync, handle.get())) throw write_error(folder, "syncing the folder failed", errno);
 }
 
 std::uint64_t free_bytes(const std::filesystem::path& path) {

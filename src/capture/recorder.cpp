@@ -10,7 +10,6 @@ namespace {
 
 constexpr std::size_t kSlotBytes = std::size_t{4} << 20;
 constexpr std::size_t kNumSlots = 12;
-constexpr std::chrono::seconds kCommitEvery{1};  // at most this much work is lost when the machine goes down
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -18,11 +17,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer)
+Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer,
+                   std::chrono::duration<double> commit_every)
     : ops_(ops),
       layout_(layout),
       keeps_mean_(keeps_mean),
       writer_(writer),
+      commit_every_(commit_every),
       statistics_(layout.points.size()),
       statistics_rows_(layout.points.size()),
       full_(4 * kNumSlots),
@@ -163,7 +164,7 @@ void Recorder::write_all() {
           writer_->write_statistics(item->point, prompt, item->per_prompt[i]);
           writer_->mark_complete(item->point, prompt);
         }
-        if (std::chrono::steady_clock::now() - last_commit >= kCommitEvery) {
+        if (std::chrono::steady_clock::now() - last_commit >= commit_every_) {
           writer_->commit();
           last_commit = std::chrono::steady_clock::now();
         }

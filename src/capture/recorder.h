@@ -35,7 +35,9 @@ struct Batch {
 class Recorder {
  public:
   /// `writer` may be null (--output none): everything is done but the writing. `layout` and `writer` outlive this.
-  Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer);
+  /// What was complete for `commit_every` is committed: no more work than that is lost in a crash.
+  Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer,
+           std::chrono::duration<double> commit_every);
   /// Writes and commits what was recorded, so that a run that stops half-way can be continued; drops what goes wrong
   /// then.
   ~Recorder();
@@ -79,6 +81,7 @@ class Recorder {
   const store::Layout& layout_;
   const bool keeps_mean_;
   store::Writer* const writer_;
+  const std::chrono::duration<double> commit_every_;
   std::vector<Statistics> statistics_;         // of each point, so far
   std::vector<std::int64_t> statistics_rows_;  // rows in them
   std::vector<Statistics> per_prompt_;         // of the batch being recorded

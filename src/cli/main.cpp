@@ -1,5 +1,6 @@
 #include <exception>
 #include <iostream>
+#include <new>
 
 #include "base/error.h"
 #include "cli/command.h"
@@ -24,6 +25,8 @@ int main(int argc, char** argv) {
     return static_cast<int>(cli::report(app, error));  // --help is a ParseError, too
   } catch (const Error& error) {
     return static_cast<int>(cli::report(error));
+  } catch (const std::bad_alloc&) {
+    std::cerr << "error: the memory is not enough\n  help: run with a smaller model or input, or on a larger machine\n";
   } catch (const std::exception& error) {
     std::cerr << "internal error: " << error.what() << "\n  help: this is a bug; please report the command\n";
   }

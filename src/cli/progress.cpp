@@ -45,7 +45,7 @@ runtime::Watch Progress::watch() {
               [this](const std::string& what) {
                 if (quiet_) return;
                 end_line();
-                std::cerr << "warning: " << printable(what) << "\n";
+                std::cerr << "warning: " << shortened(what) << "\n";
               }};
 }
 

@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/progress.h"
+#include "cli/stop_signals.h"
 #include "cli/table.h"
 #include "cli/usage.h"
 #include "runtime/session.h"
@@ -158,8 +159,11 @@ ExitCode run(RunArguments& arguments) {
   }
   runtime::RunReport report;
   {
+    const StopSignals signals;
     Progress progress(arguments.quiet);
-    report = runtime::run(arguments.run, progress.watch());
+    runtime::Watch watch = progress.watch();
+    watch.should_stop = [&] { return signals.has_come(); };
+    report = runtime::run(arguments.run, watch);
   }
   if (arguments.json) {
     std::cout << json_of(report).dump(2) << "\n";
@@ -257,6 +261,12 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
                    "Tokens that go through a layer together (as the device likes); a longer prompt goes by itself")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
+  command
+      ->add_option("--commit-every", run_options.commit_every_seconds,
+                   "How much work a crash may lose: what is complete is synced to the disk this often")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("SECONDS");
   command->add_option("--output", run_options.output, "Where it goes (<model>-<test-type>.h5 here); none discards it")
       ->type_name("FILE.h5|none");
   CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");

@@ -52,7 +52,7 @@ std::string formatted(const char* format, double value) {
 
 void Table::add_row(std::vector<std::string> cells) {
   expect(cells.size() == columns_.size(), "a row of a table has a cell for each column");
-  for (std::string& cell : cells) cell = printable(cell);
+  for (std::string& cell : cells) cell = shortened(cell);
   rows_.push_back(std::move(cells));
 }
 
@@ -93,6 +93,12 @@ std::string printable(std::string_view text) {
     text.remove_prefix(std::max<std::size_t>(length, 1));
   }
   return out;
+}
+
+std::string shortened(std::string_view text) {
+  constexpr std::size_t kMaxBytes = 2000;
+  if (text.size() <= kMaxBytes) return printable(text);
+  return printable(text.substr(0, kMaxBytes)) + "... (" + std::to_string(text.size()) + " bytes)";
 }
 
 std::string number_text(double value) {

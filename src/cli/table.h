@@ -23,7 +23,7 @@ class Table {
   void add_row(std::vector<std::string> cells);
   std::size_t num_rows() const { return rows_.size(); }
 
-  /// Cells pass through printable(). No spaces at the end of a line.
+  /// Cells pass through shortened(). No spaces at the end of a line.
   friend std::ostream& operator<<(std::ostream& out, const Table& table);
 
  private:
@@ -34,6 +34,8 @@ class Table {
 /// `text` with every control character and every byte that is no UTF-8 written as \xNN: what a file says must not
 /// steer the terminal.
 std::string printable(std::string_view text);
+/// printable(), of the first 2000 bytes and how many there are where they are more: a name may be as long as its file.
+std::string shortened(std::string_view text);
 
 /// Three digits, for tables: "0", "0.0123", "12.3", "1.23e-05", "nan", "inf".
 std::string number_text(double value);

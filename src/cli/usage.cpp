@@ -40,6 +40,12 @@ std::string suggestion(const CLI::App& app, std::string_view unknown) {
   return nearest.empty() ? "" : "; did you mean " + join(nearest, " or ") + "?";
 }
 
+void replace_all(std::string& in, std::string_view what, std::string_view with) {
+  for (std::size_t at = 0; (at = in.find(what, at)) != std::string::npos; at += with.size()) {
+    in.replace(at, what.size(), with);
+  }
+}
+
 /// What --config takes back of CLI11's own text. Options that were not given, "" or false there, are left out with
 /// their comments: to the parser they would have been given, and two of them may exclude each other.
 std::string readable_again(const std::string& config) {
@@ -50,6 +56,7 @@ std::string readable_again(const std::string& config) {
       comments += line + "\n";
       continue;
     }
+    replace_all(line, "B\"(\\x01", "B\"(");  // how CLI11 2.4 writes a text with the mark before it
     std::erase(line, kTextMark);
     if (!line.ends_with("=\"\"") && !line.ends_with("=false")) kept += comments + line + "\n";
     comments.clear();
@@ -138,8 +145,9 @@ ExitCode report(const CLI::App& app, const CLI::ParseError& error) {
 
 ExitCode report(const Error& error) {
   const Error::Parts& parts = error.parts();
-  std::cerr << "error: " << printable(parts.where.empty() ? parts.what : parts.where + ": " + parts.what) << "\n";
-  if (!parts.fix.empty()) std::cerr << "  help: " << printable(parts.fix) << "\n";
+  const std::string where = parts.where.empty() ? "" : shortened(parts.where) + ": ";
+  std::cerr << "error: " << where << shortened(parts.what) << "\n";
+  if (!parts.fix.empty()) std::cerr << "  help: " << shortened(parts.fix) << "\n";
   return exit_code_of(error.kind());
 }
 

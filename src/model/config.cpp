@@ -103,13 +103,14 @@ void refuse_other_math(ConfigReader& reader) {
 }
 
 /// Keys of the rotation's dictionary that nobody asked for: an error unless they are without effect for this type.
-void refuse_unknown_rope_keys(const ConfigReader& rope, const Json& dictionary, const std::string& rope_type) {
+void refuse_unknown_rope_keys(const ConfigReader& rope, const std::string& rope_type) {
   static constexpr std::array<std::string_view, 13> kOfOtherTypes = {
       "finetuned",        "attention_factor", "beta_fast",       "beta_slow", "factor",
       "high_freq_factor", "long_factor",      "low_freq_factor", "mscale",    "truncate",
       "mscale_all_dim",   "mrope_section",    "short_factor"};
-  for (const std::string& key : rope.unread()) {
-    if (says_no(*dictionary.find(key))) continue;
+  for (const auto* member : rope.unread()) {
+    const auto& [key, value] = *member;
+    if (says_no(value)) continue;
     if (std::find(kOfOtherTypes.begin(), kOfOtherTypes.end(), key) != kOfOtherTypes.end()) continue;
     throw rope.refuse(key, text("is not known for rope_type \"", rope_type, "\""),
                       "remove the key if it is without effect, else this model needs a newer program");
@@ -190,7 +191,7 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, double 
   // A top-level value wins; types that have no use for it may carry it.
   const double in_dictionary = rope.number("original_max_position_embeddings", max_position_embeddings, 0);
   out.original_max_position_embeddings = reader.number("original_max_position_embeddings", in_dictionary, 0);
-  refuse_unknown_rope_keys(rope, dictionary, out.rope_type);
+  refuse_unknown_rope_keys(rope, out.rope_type);
   return out;
 }
 
@@ -285,10 +286,10 @@ void read_shapes(ConfigReader& reader, const Architecture& family, ModelConfig& 
   if (out.query_size() > kMaxWidth) throw reader.refuse("num_attention_heads", "times head_dim is out of range");
 }
 
-void sort_unread(const ConfigReader& reader, const Json& object, ModelConfig& out) {
-  for (const std::string& key : reader.unread()) {
+void sort_unread(const ConfigReader& reader, ModelConfig& out) {
+  for (const auto* member : reader.unread()) {
+    const auto& [key, value] = *member;
     if (std::find(kInertKeys.begin(), kInertKeys.end(), key) != kInertKeys.end()) continue;
-    const Json& value = *object.find(key);
     if (is_telling(key) && !says_no(value)) {
       throw reader.refuse(key,
                           text("is ", value.dump().substr(0, 60),
@@ -327,7 +328,7 @@ ModelConfig read_config(const Json& config, const std::string& where) {
   out.sliding_window = read_windows(reader, *family, out.num_hidden_layers);
   out.rope = read_rope(reader, where, static_cast<double>(out.max_position_embeddings), out.head_dim);
   out.dtype = read_dtype(reader);
-  sort_unread(reader, config, out);
+  sort_unread(reader, out);
   return out;
 }
 

@@ -86,12 +86,12 @@ std::vector<double> ConfigReader::numbers(std::string_view key) {
   return out;
 }
 
-std::vector<std::string> ConfigReader::unread() const {
-  std::vector<std::string> keys;
-  for (const auto& [key, value] : object_.members()) {
-    if (!value.is_null() && !read_.contains(key)) keys.push_back(key);
+std::vector<const std::pair<std::string, Json>*> ConfigReader::unread() const {
+  std::vector<const std::pair<std::string, Json>*> out;
+  for (const auto& member : object_.members()) {
+    if (!member.second.is_null() && !read_.contains(member.first)) out.push_back(&member);
   }
-  return keys;
+  return out;
 }
 
 Error ConfigReader::refuse(std::string_view key, std::string what, std::string fix) const {

@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -32,8 +33,8 @@ class ConfigReader {
   std::string string(std::string_view key, std::string_view otherwise);
   std::vector<double> numbers(std::string_view key);  // finite; empty when absent
 
-  /// Keys that nobody asked for, whose value is not null.
-  std::vector<std::string> unread() const;
+  /// The members that nobody asked for, whose value is not null.
+  std::vector<const std::pair<std::string, Json>*> unread() const;
 
   Error refuse(std::string_view key, std::string what, std::string fix = {}) const;
 

@@ -80,13 +80,14 @@ std::unique_ptr<device::MatMulWeight> WeightLoader::lm_head() {
 std::vector<float> WeightLoader::rope_divisors() {
   const weights::TensorInfo* info = checkpoint_.find("rope_freqs.weight");
   if (info == nullptr) return {};
-  std::vector<float> out(static_cast<std::size_t>(info->num_elements()));
-  if (static_cast<std::int64_t>(out.size()) != config_.head_dim / 2) {
-    throw Error({.kind = ErrorKind::input,
-                 .where = text(checkpoint_.path().string(), ": rope_freqs.weight"),
-                 .what = text("has ", out.size(), " elements; expected head_dim / 2 = ", config_.head_dim / 2),
-                 .fix = "fetch the checkpoint again"});
+  if (info->num_elements() != config_.head_dim / 2) {
+    throw Error(
+        {.kind = ErrorKind::input,
+         .where = text(checkpoint_.path().string(), ": rope_freqs.weight"),
+         .what = text("has ", info->num_elements(), " elements; expected head_dim / 2 = ", config_.head_dim / 2),
+         .fix = "fetch the checkpoint again"});
   }
+  std::vector<float> out(static_cast<std::size_t>(info->num_elements()));
   checkpoint_.read(*info, Dtype::f32, out.data());
   return out;
 }

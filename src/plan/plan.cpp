@@ -93,9 +93,10 @@ void set_extent(Plan& plan, const Request& request, const std::vector<std::int64
   }
 }
 
-/// Leaves out what nothing kept depends on: layers behind the last kept one, the norm.
+/// Leaves out what nothing kept depends on: layers behind the last kept one, the norm, the head.
 void drop_what_nothing_needs(Plan& plan) {
   const auto needed = [&](auto predicate) { return std::ranges::any_of(plan.points, predicate); };
+  plan.runs_lm_head = needed([](const auto& p) { return p.point.name.starts_with("lm_head"); });
   plan.runs_norm = plan.runs_lm_head || needed([](const auto& p) { return p.point.name.starts_with("model.norm"); });
   if (plan.runs_norm || plan.test_type == TestType::single) return;
   std::int64_t last = -1;
@@ -181,7 +182,8 @@ Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& pro
     if (plan.keeps_mean && !statistics_only) point.dtype = Dtype::f32;
     plan.points.push_back({.point = point, .stored = !statistics_only});
   }
-  plan.top_k = is_full && !plan.keeps_mean ? std::min(kTopK, config.vocab_size) : 0;
+  const bool ranks = is_full && !plan.keeps_mean && plan.find("lm_head");  // complete when lm_head is
+  plan.top_k = ranks ? std::min(kTopK, config.vocab_size) : 0;
   drop_what_nothing_needs(plan);
   plan.tokens_per_batch = request.tokens_per_batch;
   return plan;

@@ -1,5 +1,6 @@
 #include "runtime/input.h"
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 #include <utility>
@@ -14,8 +15,9 @@
 namespace layerprobe::runtime {
 namespace {
 
+constexpr const char* kFewerFix = "give fewer prompts at once, or shorter ones";
 constexpr std::uint64_t kMaxPromptFileBytes = std::uint64_t{16} << 30;
-constexpr std::int64_t kMaxTokens = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxTokens = std::int64_t{1} << 30;  // ids and positions of so many take 8 GiB
 
 Error bad_input(std::string where, std::string what, std::string fix) {
   return Error({.kind = ErrorKind::input, .where = std::move(where), .what = std::move(what), .fix = std::move(fix)});
@@ -60,6 +62,9 @@ class Collector {
     if (tokens == prompts_.cu_seqlens.back()) {
       throw bad_input(where, "is empty", "give every prompt at least one token");
     }
+    if (tokens > kMaxTokens) {
+      throw bad_input(where, text("token ", tokens, " of the input; at most ", kMaxTokens, " are taken"), kFewerFix);
+    }
     prompts_.cu_seqlens.push_back(tokens);
   }
 
@@ -78,15 +83,12 @@ class Collector {
   bool has_text_ = false;
 };
 
-std::vector<std::string> lines_of(const std::string& path) {
-  std::string contents = read_text_file(path, kMaxPromptFileBytes);
-  if (contents.starts_with("\xef\xbb\xbf")) contents.erase(0, 3);
-  std::vector<std::string> lines = split(contents, '\n');
-  if (lines.back().empty()) lines.pop_back();
-  for (std::string& line : lines) {
-    if (line.ends_with('\r')) line.pop_back();
-  }
-  return lines;
+/// Takes the first line, without its end, off `contents`.
+std::string_view take_line(std::string_view& contents) {
+  std::string_view line = contents.substr(0, contents.find('\n'));
+  contents.remove_prefix(std::min(line.size() + 1, contents.size()));
+  if (line.ends_with('\r')) line.remove_suffix(1);
+  return line;
 }
 
 Prompts from_prompts_file(const std::string& path, Collector collector) {
@@ -94,15 +96,18 @@ Prompts from_prompts_file(const std::string& path, Collector collector) {
   if (!is_jsonl && !path.ends_with(".txt")) {
     throw bad_input(path, "is neither .txt nor .jsonl", "name a .txt file, a prompt a line, or a .jsonl file");
   }
-  const std::vector<std::string> lines = lines_of(path);
-  for (std::size_t i = 0; i < lines.size(); ++i) {
-    const std::string where = text(path, ": line ", i + 1);
+  const std::string contents = read_text_file(path, kMaxPromptFileBytes);
+  std::string_view rest = contents;
+  if (rest.starts_with("\xef\xbb\xbf")) rest.remove_prefix(3);
+  for (std::size_t number = 1; !rest.empty(); ++number) {
+    const std::string_view line = take_line(rest);
+    const std::string where = text(path, ": line ", number);
     if (!is_jsonl) {
-      collector.add_text(lines[i], where);
+      collector.add_text(line, where);
       continue;
     }
-    if (trimmed(lines[i]).empty()) continue;
-    const Json record = Json::parse(lines[i], where);
+    if (trimmed(line).empty()) continue;
+    const Json record = Json::parse(line, where);
     const Json* prompt = record.find("text");
     const Json* ids = record.find("input_ids");
     if ((prompt == nullptr) == (ids == nullptr)) {
@@ -121,7 +126,7 @@ Prompts from_prompts_file(const std::string& path, Collector collector) {
 
 Prompts from_ids_file(const std::string& path, Collector collector) {
   if (path.ends_with(".npy")) {
-    const IntegerMatrix matrix = read_npy_integers(path);
+    const IntegerMatrix matrix = read_npy_integers(path, kMaxTokens);
     for (std::int64_t row = 0; row < matrix.rows; ++row) {
       const std::string where = text(path, ": row ", row);
       for (std::int64_t column = 0; column < matrix.columns; ++column) {
@@ -154,7 +159,14 @@ RandomShape parse_random_shape(std::string_view given, const std::string& option
   const bool good = times != std::string_view::npos && number(sizes.substr(0, times), shape.num_prompts) &&
                     number(sizes.substr(times + 1), shape.num_tokens) &&
                     (colon == std::string_view::npos || number(given.substr(colon + 1), shape.seed)) &&
-                    shape.num_prompts > 0 && shape.num_tokens > 0 && shape.num_prompts <= kMaxTokens / shape.num_tokens;
+                    shape.num_prompts > 0 && shape.num_tokens > 0;
+  if (good && shape.num_prompts > kMaxTokens / shape.num_tokens) {
+    throw Error(
+        {.kind = ErrorKind::usage,
+         .where = option,
+         .what = text("\"", given, "\" is more than ", kMaxTokens, " tokens, which are the most that are taken"),
+         .fix = kFewerFix});
+  }
   if (good) return shape;
   throw Error({.kind = ErrorKind::usage,
                .where = option,

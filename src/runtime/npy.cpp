@@ -53,7 +53,7 @@ std::int64_t element(const std::byte* at, std::size_t width, bool is_signed) {
 
 }  // namespace
 
-IntegerMatrix read_npy_integers(const std::filesystem::path& path) {
+IntegerMatrix read_npy_integers(const std::filesystem::path& path, std::int64_t max_elements) {
   const File file = File::open_for_reading(path);
   const std::uint64_t size = file.size();
   std::array<std::byte, 12> start{};
@@ -63,7 +63,10 @@ IntegerMatrix read_npy_integers(const std::filesystem::path& path) {
   const bool is_short = start[6] == std::byte{1};
   const std::size_t begin = is_short ? 10 : 12;
   const std::size_t header_bytes = static_cast<std::size_t>(element(start.data() + 8, is_short ? 2 : 4, false));
-  if (header_bytes > kMaxHeaderBytes || begin + header_bytes > size) throw refuse(path, "its header is cut off");
+  if (header_bytes > kMaxHeaderBytes) {
+    throw refuse(path, text("header of ", header_bytes, " bytes; at most ", kMaxHeaderBytes, " are read"));
+  }
+  if (begin + header_bytes > size) throw refuse(path, "its header is cut off");
   std::string header(header_bytes, '\0');
   file.read_at(begin, std::as_writable_bytes(std::span(header)));
 
@@ -84,6 +87,9 @@ IntegerMatrix read_npy_integers(const std::filesystem::path& path) {
   const bool fits =
       out.rows == 0 || static_cast<std::uint64_t>(out.columns) <= available / static_cast<std::uint64_t>(out.rows);
   if (!fits) throw refuse(path, text("is cut off: it says ", shape, " and holds ", available, " elements"));
+  if (out.rows * out.columns > max_elements) {
+    throw refuse(path, text("is ", shape, "; at most ", max_elements, " elements are read"));
+  }
 
   std::vector<std::byte> bytes(static_cast<std::size_t>(out.rows * out.columns) * width);
   file.read_at(begin + header_bytes, bytes);

@@ -13,7 +13,8 @@ struct IntegerMatrix {
   std::vector<std::int64_t> values;  // [rows, columns]
 };
 
-/// Throws Error(input) for anything else. Source: numpy's "NPY format" (numpy.lib.format), versions 1 to 3.
-IntegerMatrix read_npy_integers(const std::filesystem::path& path);
+/// Throws Error(input) for anything else, and for more than `max_elements`. Source: numpy's "NPY format"
+/// (numpy.lib.format), versions 1 to 3.
+IntegerMatrix read_npy_integers(const std::filesystem::path& path, std::int64_t max_elements);
 
 }  // namespace layerprobe::runtime

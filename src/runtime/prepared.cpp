@@ -85,7 +85,10 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
     hidden_states.emplace(input, config);
     prompts = hidden_states->prompts();
   } else {
-    prompts = read_prompts(input, config, [this](std::string_view prompt) { return tokenizer().encode(prompt); });
+    prompts = read_prompts(input, config, [&](std::string_view prompt) {
+      watch.stop_if_asked();
+      return tokenizer().encode(prompt);
+    });
   }
   plan::Request request = options.request;
   request.has_prompts = !hidden_states;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "capture/recorder.h"
@@ -16,6 +17,7 @@
 #include "runtime/forward_pass.h"
 #include "runtime/prepared.h"
 #include "runtime/schedule.h"
+#include "store/format.h"
 
 namespace layerprobe::runtime {
 namespace {
@@ -78,12 +80,13 @@ std::optional<RunReport::NonFinite> find_non_finite(const std::vector<RunReport:
 /// Runs what is prepared; one object so that its steps need no long lists of arguments.
 class Session {
  public:
-  Session(Prepared& prepared, store::Layout layout, store::Writer* writer, const Watch& watch)
+  Session(Prepared& prepared, const store::Layout& layout, store::Writer* writer,
+          std::chrono::duration<double> commit_every, const Watch& watch)
       : prepared_(prepared),
-        layout_(std::move(layout)),
+        layout_(layout),
         writer_(writer),
         watch_(watch),
-        recorder_(*prepared.ops, layout_, prepared.plan.keeps_mean, writer),
+        recorder_(*prepared.ops, layout_, prepared.plan.keeps_mean, writer, commit_every),
         forward_(prepared.config, prepared.plan, prepared.prompts, *prepared.ops, recorder_,
                  [this](std::int64_t row, const TopK& top) { rank(row, top); }) {
     forward_.after_layer = [this](std::int64_t tokens) { tell_running(tokens); };
@@ -183,17 +186,19 @@ class Session {
   }
 
   void tell_loading(std::uint64_t bytes) {
+    watch_.stop_if_asked();
     bytes_done_ += bytes;
     watch_.step({Watch::Step::Kind::loading, bytes_done_, bytes_total_, seconds_since(step_start_)});
   }
 
   void tell_running(std::int64_t tokens) {
+    watch_.stop_if_asked();
     tokens_done_ += static_cast<std::uint64_t>(tokens);
     watch_.step({Watch::Step::Kind::running, tokens_done_, tokens_total_, seconds_since(step_start_)});
   }
 
   Prepared& prepared_;
-  const store::Layout layout_;
+  const store::Layout& layout_;
   store::Writer* const writer_;
   const Watch& watch_;
   capture::Recorder recorder_;
@@ -204,12 +209,40 @@ class Session {
   std::uint64_t bytes_done_ = 0, bytes_total_ = 0, tokens_done_ = 0, tokens_total_ = 0;
 };
 
+/// Everything from the first weight read to the file's final name.
+void run_into(store::Writer* writer, Prepared& prepared, const store::Layout& layout, const RunOptions& options,
+              const Watch& watch, RunReport& report) {
+  Session session(prepared, layout, writer, std::chrono::duration<double>(options.commit_every_seconds), watch);
+  session.run(report);
+  if (writer == nullptr) return;
+  session.write_top_k_texts();
+  writer->finish(
+      {{"end_time", now_text()}, {"load_seconds", report.load_seconds}, {"run_seconds", report.run_seconds}});
+}
+
+/// A run that was asked to stop, once all that it had is on the disk.
+Error stopped(const std::string& output, const store::Writer& writer) {
+  return Error({.kind = ErrorKind::interrupted,
+                .where = text(output, store::kPartialSuffix),
+                .what = text("stopped as asked; ", bytes_text(writer.complete_bytes()), " of ",
+                             bytes_text(writer.capture_bytes()), " of captures are complete and on the disk"),
+                .fix = "give the same command with --resume to go on from there"});
+}
+
 }  // namespace
+
+void Watch::stop_if_asked() const {
+  if (!should_stop()) return;
+  throw Error({.kind = ErrorKind::interrupted,
+               .where = "run",
+               .what = "stopped as asked; nothing was written",
+               .fix = "give the same command again"});
+}
 
 RunReport run(const RunOptions& options, const Watch& watch) {
   const Clock::time_point start = Clock::now();
   Prepared prepared(options, watch);
-  store::Layout layout = make_layout(prepared, options);
+  const store::Layout layout = make_layout(prepared, options);
 
   RunReport report;
   report.test_type = prepared.plan.test_type;
@@ -228,12 +261,11 @@ RunReport run(const RunOptions& options, const Watch& watch) {
     return report;
   }
   if (writer) report.resumed_bytes = writer->resumed_bytes();
-  Session session(prepared, std::move(layout), writer ? &*writer : nullptr, watch);
-  session.run(report);
-  if (writer) {
-    session.write_top_k_texts();
-    writer->finish(
-        {{"end_time", now_text()}, {"load_seconds", report.load_seconds}, {"run_seconds", report.run_seconds}});
+  try {
+    run_into(writer ? &*writer : nullptr, prepared, layout, options, watch, report);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::interrupted || !writer) throw;
+    throw stopped(report.output, *writer);  // the session has ended, and with it committed what it had
   }
   report.first_non_finite = find_non_finite(report.points, prepared.plan, prepared.prompts);
   report.total_seconds = seconds_since(start);

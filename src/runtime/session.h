@@ -22,7 +22,8 @@ struct RunOptions {
   InputOptions input;
   std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
   store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;
-  std::string command_line;  // kept in the file
+  double commit_every_seconds = 10;  // of work, at most, is lost in a crash; a sync of the file each time
+  std::string command_line;          // kept in the file
 };
 
 /// What a run tells while it goes on. Called from the thread that runs, often: whoever listens decides what to show.
@@ -36,6 +37,11 @@ struct Watch {
   };
   std::function<void(const Step&)> step = [](const Step&) {};
   std::function<void(const std::string&)> warn = [](const std::string&) {};
+  /// Asked between layers, tensors and prompts: true ends the run there.
+  std::function<bool()> should_stop = [] { return false; };
+
+  /// Throws Error(interrupted) when should_stop() says so.
+  void stop_if_asked() const;
 };
 
 /// What came out.
@@ -82,7 +88,8 @@ struct RunReport {
 };
 
 /// Opens the model, reads the input, plans, loads what the plan needs and runs it into a file. Throws Error for
-/// whatever keeps it from running; nothing stands under the output's final name then.
+/// whatever keeps it from running; nothing stands under the output's final name then. A run that is asked to stop
+/// writes and commits what it has and throws Error(interrupted), which says how to go on.
 RunReport run(const RunOptions& options, const Watch& watch);
 
 }  // namespace layerprobe::runtime

@@ -17,6 +17,9 @@ using hdf5::Found;
 using hdf5::Input;
 
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 31;
+constexpr std::int64_t kMaxElements = std::int64_t{1} << 62;  // of a point, over all tokens
+constexpr std::uint64_t kMaxPoints = 10'000'000;
+constexpr std::int64_t kMaxUnmarked = std::int64_t{1} << 32;  // points x prompts, where no /completion takes space
 
 void read_version(const Input& input, const Attributes& attributes) {
   const auto at = attributes.find("format_version");
@@ -111,7 +114,7 @@ void read_point(Input& input, Contents& contents, const std::string& name, const
     input.expect_shape(*found, std::array{contents.rows.num_rows(), point.width});
     bool known = false;
     for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16, Dtype::i32}) {
-      if (H5Tequal(found->type.get(), hdf5::type_of(hdf5::element_of(dtype)).get()) <= 0) continue;
+      if (found->type.element != hdf5::element_of(dtype)) continue;
       point.dtype = dtype;
       known = true;
     }
@@ -136,9 +139,7 @@ void read_point(Input& input, Contents& contents, const std::string& name, const
     }
     point.dtype = floating.value_or(Dtype::i32);
   }
-  std::int64_t elements = 0;
-  if (point.width < 1 || point.width > kMaxWidth ||
-      __builtin_mul_overflow(point.width, contents.prompts.num_tokens(), &elements)) {
+  if (point.width < 1 || point.width > kMaxWidth || contents.prompts.num_tokens() > kMaxElements / point.width) {
     input.refuse(path, text("its width is ", point.width, ", of ", contents.prompts.num_tokens(), " tokens"));
   }
   contents.captures.push_back(found ? found->extent : Extent{});
@@ -147,6 +148,9 @@ void read_point(Input& input, Contents& contents, const std::string& name, const
 
 void read_points(Input& input, Contents& contents) {
   const Found points = input.dataset("/statistics", "points");
+  if (const std::uint64_t count = points.extent.bytes / points.type.bytes; count > kMaxPoints) {
+    input.refuse(points.path, text("lists ", count, " points; at most ", kMaxPoints, " are read"));
+  }
   const std::vector<std::string> names = input.read_strings(points);
   const std::int64_t num_points = std::ssize(names);
   input.expect_shape(points, std::array{num_points});
@@ -221,6 +225,7 @@ void find_top_k(Input& input, Contents& contents) {
   input.expect_shape(text_offsets, std::array{shape[0] * shape[1] + 1});
   input.expect_element(text_offsets, Element::i64);
   const Found text_bytes = input.dataset("/topk", "text_bytes");
+  input.expect_shape(text_bytes, std::array{shape[0] * shape[1] * kTopKTextBytes});
   input.expect_element(text_bytes, Element::u8);
   contents.top_k_ids = ids.extent;
   contents.top_k_logits = logits.extent;
@@ -230,7 +235,11 @@ void find_top_k(Input& input, Contents& contents) {
 
 void read_completion(Input& input, Contents& contents) {
   const auto found = input.find("/", "completion");
-  if (!found) return;
+  if (!found) {
+    const std::int64_t num_points = std::ssize(contents.points), num_prompts = contents.prompts.num_prompts();
+    if (num_points == 0 || num_prompts <= kMaxUnmarked / num_points) return;
+    input.refuse("/completion", text("is missing, of ", num_points, " points and ", num_prompts, " prompts"));
+  }
   input.expect_shape(*found, std::array{std::ssize(contents.points), contents.prompts.num_prompts()});
   contents.completed = input.read_u8(*found);
   contents.completion = found->extent;
@@ -253,7 +262,7 @@ void read_end(Input& input, Contents& contents) {
   if (!contents.is_finished) return;
   if (!all_complete) input.refuse(finished.path, "says that the run is finished where /completion says that it is not");
   if (json.empty()) return;
-  const Json parsed = Json::parse(json, information.path);
+  const Json parsed = Json::parse(json, input.where(information.path));
   if (!parsed.is_object()) input.refuse(information.path, text("is ", parsed.kind(), " where an object is expected"));
   for (const auto& [name, value] : parsed.members()) {
     Attribute& attribute = contents.attributes[name];
@@ -274,12 +283,19 @@ void read_end(Input& input, Contents& contents) {
 std::uint64_t Contents::complete_bytes() const {
   std::uint64_t bytes = 0;
   for (std::size_t point = 0; point < points.size(); ++point) {
-    if (!points[point].stored) continue;
+    if (completed.empty()) bytes += captures[point].bytes;
+    if (completed.empty() || !points[point].stored) continue;
     for (std::int64_t prompt = 0; prompt < prompts.num_prompts(); ++prompt) {
       if (!is_complete(point, prompt)) continue;
       bytes += static_cast<std::uint64_t>(first_row(point, prompt + 1) - first_row(point, prompt)) * row_bytes(point);
     }
   }
+  return bytes;
+}
+
+std::uint64_t Contents::capture_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const Extent& capture : captures) bytes += capture.bytes;
   return bytes;
 }
 

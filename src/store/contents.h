@@ -52,6 +52,7 @@ struct Contents {
   }
   /// How many bytes of captures are complete.
   std::uint64_t complete_bytes() const;
+  std::uint64_t capture_bytes() const;
 };
 
 /// Reads everything but captures and statistics. Throws Error(input), with file and dataset, at the first thing that is

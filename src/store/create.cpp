@@ -163,7 +163,8 @@ class Creator {
     if (in_order_of_creation) {
       made(H5Pset_link_creation_order(creation.get(), H5P_CRT_ORDER_TRACKED | H5P_CRT_ORDER_INDEXED));
     }
-    const hdf5::Group group(made(H5Gcreate2(file_.get(), path, H5P_DEFAULT, creation.get(), H5P_DEFAULT)));
+    hdf5::Group group(made(H5Gcreate2(file_.get(), path, H5P_DEFAULT, creation.get(), H5P_DEFAULT)));
+    made(H5Gclose(group.release()));
   }
 
   void dataset(const Planned& planned) {
@@ -176,12 +177,13 @@ class Creator {
     const auto rank = static_cast<int>(planned.shape.size());
     const hdf5::Space space(
         made(rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(rank, planned.shape.data(), nullptr)));
-    const hdf5::Dataset dataset(made(H5Dcreate2(file_.get(), planned.path.c_str(), type.get(), space.get(), H5P_DEFAULT,
-                                                creation.get(), H5P_DEFAULT)));
+    hdf5::Dataset dataset(made(H5Dcreate2(file_.get(), planned.path.c_str(), type.get(), space.get(), H5P_DEFAULT,
+                                          creation.get(), H5P_DEFAULT)));
     if (!planned.contents.empty()) {
       made(H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, planned.contents.data()));
     }
     if (!planned.semantics.empty()) attribute(dataset.get(), "semantics", std::string(planned.semantics));
+    made(H5Dclose(dataset.release()));  // which may be when it is written
   }
 
   void attribute(hid_t object, const std::string& name, const Attribute& value) {
@@ -204,9 +206,9 @@ class Creator {
 
   void attribute(hid_t object, const std::string& name, const hdf5::Type& type, const void* value) {
     const hdf5::Space space(made(H5Screate(H5S_SCALAR)));
-    const hdf5::Attribute created(
-        made(H5Acreate2(object, name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT)));
+    hdf5::Attribute created(made(H5Acreate2(object, name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT)));
     made(H5Awrite(created.get(), type.get(), value));
+    made(H5Aclose(created.release()));
   }
 
   std::string where_;

@@ -71,9 +71,9 @@
 /// attribute, group or dataset outside /captures) does not raise the version; anything else does.
 ///
 /// What is promised. A run is made as ".<name>.partial.new" in the same folder: all metadata, prompts and rows are
-/// written and all space allocated; it is synced, and only then becomes "<name>.partial", a valid file that HDF5 opens,
-/// with /completion all 0. From there on no HDF5 call changes it and no metadata changes: every write is one of bytes
-/// inside a dataset, by pwrite at its offset, and space not yet written reads as zeros.
+/// written and all space allocated; it is synced and read back, and only then becomes "<name>.partial", a valid file
+/// that HDF5 opens, with /completion all 0. From there on no HDF5 call changes it and no metadata changes: every write is
+/// one of bytes inside a dataset, by pwrite at its offset, and space not yet written reads as zeros.
 /// - After a crash of the process at any moment (kill -9 too): what is there under "<name>.partial" is valid, and every
 ///   entry of /completion that is 1 is true. A stale ".<name>.partial.new" means nothing and is used again.
 /// - After a power cut: the same, because captures and statistics are synced (fdatasync) before the entries of
@@ -82,6 +82,7 @@
 ///   then the file gets its final name in one rename and the folder is synced. Stopped anywhere in between, the file is
 ///   still "<name>.partial", and a resumed run does the rest. Until the rename a finished file of an earlier run stays
 ///   under the final name, untouched.
+/// - When a call fails (a full disk, an error of the disk): the run ends, and the same holds as after a crash.
 /// - Not promised: anything on a disk that says it synced and did not.
 /// One run at a time writes a file: it holds a lock on it (Linux: of the open file description, F_OFD_SETLK, which
 /// keeps no reader out). Where the file system has no locks, nothing guards.

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <string>
 
-#include "base/dtype.h"
 #include "base/error.h"
 #include "base/handle.h"
+#include "store/hdf5_element.h"
 
 namespace layerprobe::store::hdf5 {
 
@@ -28,13 +28,6 @@ void prepare();
 /// "<file>: <dataset>"; `fix` is what this caller would have the user do.
 hid_t check(hid_t result, const std::string& where, const char* fix, ErrorKind kind = ErrorKind::input);
 
-/// What one element of a dataset is.
-enum class Element : std::uint8_t { u8, i32, i64, f16, bf16, f32, f64 };
-
-std::size_t size_of(Element element);
-/// As in store/format.h: "u8", "bf16", ...
-const char* name_of(Element element);
-Element element_of(Dtype dtype);
 /// The type on disk.
 Type type_of(Element element);
 /// A string of `size` bytes, at least 1, UTF-8, padded with NULs.

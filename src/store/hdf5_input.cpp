@@ -1,137 +1,104 @@
 #include "store/hdf5_input.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
+#include "base/error.h"
 #include "base/text.h"
 
 namespace layerprobe::store::hdf5 {
 namespace {
 
 constexpr const char* kDamaged = "the file is damaged, or no file of layerprobe's; make or fetch it again";
-constexpr const char* kRepack = "rewrite it: h5repack -l CONTI -f NONE OLD.h5 NEW.h5";
+constexpr const char* kRepack = "rewrite it: h5repack -l CONTI -f NONE --low=1 --high=2 OLD.h5 NEW.h5";
 constexpr const char* kFixedLength =
     "write it as store/format.h says, with types of fixed length (h5py: numpy.bytes_ for a string)";
-constexpr std::size_t kMaxAttributes = 10000;
-
-herr_t collect_name(hid_t, const char* name, const H5A_info_t*, void* names) {
-  auto& collected = *static_cast<std::vector<std::string>*>(names);
-  collected.emplace_back(name);
-  return collected.size() > kMaxAttributes ? -1 : 0;
-}
-
-bool is_variable(hid_t type) { return H5Tdetect_class(type, H5T_VLEN) != 0 || H5Tis_variable_str(type) != 0; }
-
-bool equal(hid_t type, Element element) { return H5Tequal(type, type_of(element).get()) > 0; }
-
-/// "i64", "string of 8 bytes", "integer of 2 bytes", ...
-std::string description(hid_t type) {
-  for (const Element element :
-       {Element::u8, Element::i32, Element::i64, Element::f16, Element::bf16, Element::f32, Element::f64}) {
-    if (equal(type, element)) return name_of(element);
-  }
-  const H5T_class_t kind = H5Tget_class(type);
-  const char* name = kind == H5T_INTEGER  ? "integer"
-                     : kind == H5T_FLOAT  ? "float"
-                     : kind == H5T_STRING ? "string"
-                                          : "another kind";
-  return text(name, " of ", H5Tget_size(type), " bytes");
-}
 
 /// `bytes` up to the first NUL.
 std::string unpadded(std::string_view bytes) { return std::string(bytes.substr(0, bytes.find('\0'))); }
 
 }  // namespace
 
-Input::Input(const layerprobe::File& file) : file_(file), file_bytes_(file.size()) {
-  prepare();
-  const Properties access(checked(H5Pcreate(H5P_FILE_ACCESS), ""));
-  checked(H5Pset_file_locking(access.get(), false, true), "");
-  handle_ = File(check(H5Fopen(file.path().c_str(), H5F_ACC_RDONLY, access.get()), file.path().string(),
-                       "name a whole HDF5 file, as layerprobe or scripts/capture_hf.py writes it"));
+Input::Input(const layerprobe::File& file) : file_(file), blocks_(file) {
+  root_ = object_at(blocks_, root_address(blocks_), /*with_attributes=*/true);
+  if (!root_.links) refuse("/", "is no group");
 }
 
-hid_t Input::checked(hid_t result, const std::string& path) const {
-  return check(result, path.empty() ? file_.path().string() : text(file_.path().string(), ": ", path), kDamaged);
-}
+std::string Input::where(const std::string& path) const { return text(file_.path().string(), ": ", path); }
 
 void Input::refuse(const std::string& path, std::string what, const char* fix) const {
   throw Error({.kind = ErrorKind::input,
-               .where = text(file_.path().string(), ": ", path),
+               .where = where(path),
                .what = std::move(what),
                .fix = fix != nullptr ? fix : kDamaged});
 }
 
-void Input::expect_hard_link(hid_t parent, const std::string& name, const std::string& path) const {
-  H5L_info_t info{};
-  checked(H5Lget_info(parent, name.c_str(), &info, H5P_DEFAULT), path);
-  if (info.type != H5L_TYPE_HARD) {
+Object Input::object_of(const LinkMessage& link, const std::string& path) {
+  if (!link.is_hard) {
     refuse(path, "is a soft or external link where the dataset or group itself is expected", kFixedLength);
   }
+  return object_at(blocks_, link.address, /*with_attributes=*/false);
 }
 
-bool Input::has_group(const std::string& path) const {
-  std::string parent;
-  for (const std::string& name : split(path.substr(1), '/')) {  // each step of the path by itself: no link is followed
-    const std::string step = parent + "/" + name;
-    if (checked(H5Lexists(handle_.get(), step.c_str(), H5P_DEFAULT), step) == 0) return false;
-    expect_hard_link(handle_.get(), step, step);
-    parent = step;
-  }
-  const Group group(checked(H5Gopen2(handle_.get(), path.c_str(), H5P_DEFAULT), path));
-  return true;
+const Input::Links* Input::find_group(const std::string& path) {
+  if (path.size() <= 1) return &*root_.links;
+  if (const auto known = groups_.find(path); known != groups_.end()) return &known->second;
+  const std::size_t slash = path.rfind('/');
+  const Links* const parent = find_group(path.substr(0, slash));
+  if (parent == nullptr) return nullptr;
+  const auto link = parent->find(path.substr(slash + 1));
+  if (link == parent->end()) return nullptr;
+  Object found = object_of(link->second, path);
+  if (!found.links) refuse(path, "is no group");
+  return &groups_.emplace(path, std::move(*found.links)).first->second;
 }
 
-std::uint64_t Input::num_links(const std::string& group) const {
-  const Group opened(checked(H5Gopen2(handle_.get(), group.c_str(), H5P_DEFAULT), group));
-  H5G_info_t info{};
-  checked(H5Gget_info(opened.get(), &info), group);
-  return info.nlinks;
+const Input::Links& Input::group(const std::string& path) {
+  const Links* const found = find_group(path);
+  if (found == nullptr) refuse(path, "is missing");
+  return *found;
 }
 
-std::optional<Found> Input::find(const std::string& group, const std::string& name) {
-  Found found{
-      .path = (group == "/" ? "" : group) + "/" + name, .shape = {}, .type = {}, .element_bytes = 0, .extent = {}};
+std::uint64_t Input::num_links(const std::string& path) { return group(path).size(); }
+
+std::optional<Found> Input::find(const std::string& group_path, const std::string& name) {
+  const Links& links = group(group_path);
+  const auto link = links.find(name);
+  if (link == links.end()) return std::nullopt;
+  Found found{.path = (group_path == "/" ? "" : group_path) + "/" + name, .shape = {}, .type = {}, .extent = {}};
   const std::string& path = found.path;
-  const Group parent(checked(H5Gopen2(handle_.get(), group.c_str(), H5P_DEFAULT), group));
-  if (checked(H5Lexists(parent.get(), name.c_str(), H5P_DEFAULT), path) == 0) return std::nullopt;
-  expect_hard_link(parent.get(), name, path);
-  const Dataset dataset(checked(H5Dopen2(parent.get(), name.c_str(), H5P_DEFAULT), path));
-
-  found.type = Type(checked(H5Dget_type(dataset.get()), path));
-  if (is_variable(found.type.get()))
-    refuse(path, "its type has a variable length; only fixed ones are read", kFixedLength);
-  found.element_bytes = H5Tget_size(found.type.get());
-  if (found.element_bytes == 0) refuse(path, "its type has no bytes");
-  const Properties creation(checked(H5Dget_create_plist(dataset.get()), path));
-  if (H5Pget_layout(creation.get()) != H5D_CONTIGUOUS) {
+  const Object object = object_of(link->second, path);
+  if (!object.has_layout || !object.type || !object.extents) refuse(path, "is no dataset");
+  found.type = *object.type;
+  if (found.type.is_variable) refuse(path, "its type has a variable length; only fixed ones are read", kFixedLength);
+  if (!object.is_contiguous || object.is_filtered) {
     refuse(path, "is chunked, compact or virtual; only contiguous datasets are read", kRepack);
   }
-  if (H5Pget_external_count(creation.get()) != 0) refuse(path, "its values lie in another file", kRepack);
-
-  const Space space(checked(H5Dget_space(dataset.get()), path));
-  const int rank = static_cast<int>(checked(H5Sget_simple_extent_ndims(space.get()), path));
-  if (H5Sget_simple_extent_type(space.get()) == H5S_NULL || rank > 2) {
-    refuse(path, text("has ", rank, " axes; at most 2 are expected"));
+  if (object.is_external) refuse(path, "its values lie in another file", kRepack);
+  const std::vector<std::uint64_t>& shape = object.extents->shape;
+  if (object.extents->is_null || shape.size() > 2) {
+    refuse(path, text("has ", shape.size(), " axes; at most 2 are expected"));
   }
-  hsize_t shape[2] = {};
-  checked(H5Sget_simple_extent_dims(space.get(), shape, nullptr), path);
-  found.extent.bytes = found.element_bytes;
-  for (int axis = 0; axis < rank; ++axis) {
-    found.shape.push_back(static_cast<std::int64_t>(shape[axis]));
-    const bool overflows = __builtin_mul_overflow(found.extent.bytes, shape[axis], &found.extent.bytes);
-    if (overflows || shape[axis] > INT64_MAX) refuse(path, text("has ", shape[axis], " rows or columns"));
+  found.extent.bytes = found.type.bytes;
+  for (const std::uint64_t size : shape) {
+    const bool overflows = __builtin_mul_overflow(found.extent.bytes, size, &found.extent.bytes);
+    if (overflows || size > INT64_MAX) refuse(path, text("has ", size, " rows or columns"));
+    found.shape.push_back(static_cast<std::int64_t>(size));
   }
   if (found.extent.bytes == 0) return found;
 
-  const haddr_t offset = H5Dget_offset(dataset.get());
-  if (offset == HADDR_UNDEF) refuse(path, "has no values: its space was never allocated", "write its values");
-  if (offset > file_bytes_ || found.extent.bytes > file_bytes_ - offset) {
-    refuse(path,
-           text("lies at bytes ", offset, " to ", offset, " + ", found.extent.bytes, " of a file of ", file_bytes_));
+  const std::uint64_t file_bytes = blocks_.file_bytes();
+  if (object.address == kNowhere) refuse(path, "has no values: its space was never allocated", "write its values");
+  if (object.address > file_bytes || found.extent.bytes > file_bytes - object.address) {
+    refuse(path, text("lies at bytes ", object.address, " to ", object.address, " + ", found.extent.bytes,
+                      " of a file of ", file_bytes));
   }
-  found.extent.offset = offset;
-  taken_.push_back({.begin = offset, .end = offset + found.extent.bytes, .path = path});
+  if (object.bytes != found.extent.bytes) {
+    refuse(path, text("has ", object.bytes, " bytes where its type and shape take ", found.extent.bytes));
+  }
+  found.extent.offset = object.address;
+  taken_.push_back({.begin = object.address, .end = object.address + found.extent.bytes, .path = path});
   return found;
 }
 
@@ -151,8 +118,8 @@ void Input::expect_apart() const {
 }
 
 void Input::expect_element(const Found& found, Element element) const {
-  if (equal(found.type.get(), element)) return;
-  refuse(found.path, text("its type is ", description(found.type.get()), " where ", name_of(element), " is expected"));
+  if (found.type.element == element) return;
+  refuse(found.path, text("its type is ", found.type.description(), " where ", name_of(element), " is expected"));
 }
 
 void Input::expect_shape(const Found& found, std::span<const std::int64_t> shape) const {
@@ -172,48 +139,41 @@ template std::vector<std::int32_t> Input::read(const Found&, Element) const;
 template std::vector<std::int64_t> Input::read(const Found&, Element) const;
 
 std::vector<std::string> Input::read_strings(const Found& found) const {
-  if (H5Tget_class(found.type.get()) != H5T_STRING) {
-    refuse(found.path, text("its type is ", description(found.type.get()), " where strings are expected"));
+  if (!found.type.is_string) {
+    refuse(found.path, text("its type is ", found.type.description(), " where strings are expected"));
   }
   std::string bytes(found.extent.bytes, '\0');
   file_.read_at(found.extent.offset, std::as_writable_bytes(std::span(bytes)));
   std::vector<std::string> strings;
-  for (std::size_t begin = 0; begin < bytes.size(); begin += found.element_bytes) {
-    strings.push_back(unpadded(std::string_view(bytes).substr(begin, found.element_bytes)));
+  for (std::size_t begin = 0; begin < bytes.size(); begin += found.type.bytes) {
+    strings.push_back(unpadded(std::string_view(bytes).substr(begin, found.type.bytes)));
   }
   return strings;
 }
 
 Attributes Input::attributes() const {
-  std::vector<std::string> names;
-  checked(H5Aiterate2(handle_.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect_name, &names), "its attributes");
   Attributes attributes;
-  for (const std::string& name : names) attributes.emplace(name, attribute(name));
+  for (const AttributeMessage& attribute : root_.attributes) attributes.emplace(attribute.name, value_of(attribute));
   return attributes;
 }
 
-layerprobe::store::Attribute Input::attribute(const std::string& name) const {
-  const std::string path = "attribute " + name;
-  const Attribute opened(checked(H5Aopen(handle_.get(), name.c_str(), H5P_DEFAULT), path));
-  const Type type(checked(H5Aget_type(opened.get()), path));
-  if (is_variable(type.get())) refuse(path, "its type has a variable length; only fixed ones are read", kFixedLength);
-  const Space space(checked(H5Aget_space(opened.get()), path));
-  const auto read = [&]<typename T>(T value) {
-    checked(H5Aread(opened.get(), type.get(), &value), path);
-    return value;
-  };
-  if (H5Sget_simple_extent_type(space.get()) == H5S_SCALAR) {
-    if (equal(type.get(), Element::i64)) return read(std::int64_t{});
-    if (equal(type.get(), Element::i32)) return std::int64_t{read(std::int32_t{})};
-    if (equal(type.get(), Element::f64)) return read(double{});
-    if (equal(type.get(), Element::f32)) return double{read(float{})};
-    if (H5Tget_class(type.get()) == H5T_STRING && H5Tget_size(type.get()) <= file_bytes_) {
-      std::string bytes(H5Tget_size(type.get()), '\0');
-      checked(H5Aread(opened.get(), type.get(), bytes.data()), path);
-      return unpadded(bytes);
-    }
+layerprobe::store::Attribute Input::value_of(const AttributeMessage& attribute) const {
+  const std::string path = "attribute " + attribute.name;
+  const ElementType& type = attribute.type;
+  if (type.is_variable) refuse(path, "its type has a variable length; only fixed ones are read", kFixedLength);
+  if (attribute.extents.shape.empty() && !attribute.extents.is_null) {
+    if (type.bytes > attribute.value.size()) refuse(path, "has no value");
+    const auto value = [&]<typename T>(T out) {
+      std::memcpy(&out, attribute.value.data(), sizeof out);
+      return out;
+    };
+    if (type.element == Element::i64) return value(std::int64_t{});
+    if (type.element == Element::i32) return std::int64_t{value(std::int32_t{})};
+    if (type.element == Element::f64) return value(double{});
+    if (type.element == Element::f32) return double{value(float{})};
+    if (type.is_string) return unpadded(std::string_view(attribute.value).substr(0, type.bytes));
   }
-  refuse(path, text("is ", description(type.get()), "; one i64, f64 or fixed-length string is expected"), kFixedLength);
+  refuse(path, text("is ", type.description(), "; one i64, f64 or fixed-length string is expected"), kFixedLength);
 }
 
 }  // namespace layerprobe::store::hdf5

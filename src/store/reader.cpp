@@ -33,7 +33,6 @@ struct Reader::State {
         contents.is_finished && contents.totals ? read_totals(file, contents) : joined_statistics(file, contents);
     for (std::size_t point = 0; point < contents.points.size(); ++point) {
       index.emplace(contents.points[point].point.name, point);
-      capture_bytes += contents.captures[point].bytes;
     }
   }
 
@@ -41,7 +40,6 @@ struct Reader::State {
   Contents contents;
   std::vector<Statistics> statistics;
   std::unordered_map<std::string, std::size_t> index;
-  std::uint64_t capture_bytes = 0;
 };
 
 Reader::Reader(std::filesystem::path path) : state_(std::make_unique<State>(path)) {}
@@ -66,7 +64,7 @@ bool Reader::is_complete(std::size_t point, std::int64_t prompt) const {
 }
 
 std::uint64_t Reader::complete_bytes() const { return state_->contents.complete_bytes(); }
-std::uint64_t Reader::capture_bytes() const { return state_->capture_bytes; }
+std::uint64_t Reader::capture_bytes() const { return state_->contents.capture_bytes(); }
 const Statistics& Reader::statistics(std::size_t point) const { return state_->statistics.at(point); }
 
 void Reader::read_rows(std::size_t point, std::int64_t first_row, std::int64_t num_rows,
@@ -92,6 +90,7 @@ Reader::TopK Reader::top_k() const {
   top_k.texts.resize(count);
   file.read_at(contents.top_k_ids.offset, std::as_writable_bytes(std::span(top_k.ids)));
   file.read_at(contents.top_k_logits.offset, std::as_writable_bytes(std::span(top_k.logits)));
+  if (!contents.is_finished) return top_k;  // texts come at the end
   std::vector<std::int64_t> offsets(count + 1);
   file.read_at(contents.top_k_text_offsets.offset, std::as_writable_bytes(std::span(offsets)));
   const auto available = static_cast<std::int64_t>(contents.top_k_text_bytes.bytes);

@@ -51,7 +51,7 @@ class Reader {
     std::int64_t k = 0;
     std::vector<std::int32_t> ids;   // [num_rows, k]
     std::vector<float> logits;       // [num_rows, k]
-    std::vector<std::string> texts;  // [num_rows * k]
+    std::vector<std::string> texts;  // [num_rows * k]; empty ones in a partial file
   };
   TopK top_k() const;
 

@@ -82,6 +82,18 @@ void expect_space(const fs::path& path, const Layout& layout, std::uint64_t recl
        .fix = "make space, choose an --output on another disk, or keep less: --layers, --capture, --tokens"});
 }
 
+/// Reads back what was just made: what HDF5 kept to itself must not get a name that promises a valid file.
+void expect_made(const File& file, const Layout& layout) {
+  try {
+    expect_same_run(file.path(), read_contents(file), layout);
+  } catch (const Error& error) {
+    throw Error({.kind = ErrorKind::resource,
+                 .where = file.path().string(),
+                 .what = text("is not on the disk as it was written: ", error.parts().what),
+                 .fix = "check the disk, or choose another --output"});
+  }
+}
+
 /// A new partial file, valid from the moment it has that name.
 File create_partial(const fs::path& path, const Layout& layout, bool overwrite) {
   const fs::path unready = unready_path(path);
@@ -97,6 +109,7 @@ File create_partial(const fs::path& path, const Layout& layout, bool overwrite) 
     create_file(unready, layout);
     file.allocate(0, file.size());
     file.sync_data();
+    expect_made(file, layout);
     file.move_to(partial_path(path));
   } catch (...) {
     std::error_code ignored;  // the reason for the failure matters more
@@ -108,10 +121,11 @@ File create_partial(const fs::path& path, const Layout& layout, bool overwrite) 
 
 /// What a Writer needs is all there: of our own files it always is.
 void expect_ours(const File& file, const Contents& contents) {
-  if (contents.completion && contents.per_prompt && contents.totals && contents.end_finished) return;
+  const bool has_all = contents.completion && contents.per_prompt && contents.totals && contents.end_finished;
+  if (has_all && contents.end_information->bytes == kEndInformationBytes) return;
   throw Error({.kind = ErrorKind::input,
                .where = file.path().string(),
-               .what = "was not written by layerprobe: /completion, /statistics or /end is missing",
+               .what = "was not written by layerprobe: /completion, /statistics or /end is missing or of another size",
                .fix = "choose another --output, or --overwrite to replace it"});
 }
 
@@ -125,7 +139,7 @@ std::string_view cut(std::string_view text, std::size_t max_bytes) {
 std::string json_of(const Attributes& attributes) {
   Json json(Json::Object{});
   for (const auto& [name, value] : attributes) {
-    std::visit([&](const auto& held) { json.set(name, Json(held)); }, value);
+    std::visit([&, &name = name](const auto& held) { json.set(name, Json(held)); }, value);
   }
   return json.dump();
 }
@@ -238,6 +252,8 @@ bool Writer::is_complete(std::size_t point, std::int64_t prompt) const {
 }
 
 std::uint64_t Writer::resumed_bytes() const { return state_->resumed_bytes; }
+std::uint64_t Writer::complete_bytes() const { return state_->contents.complete_bytes(); }
+std::uint64_t Writer::capture_bytes() const { return state_->contents.capture_bytes(); }
 
 void Writer::write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows) {
   state_->file.write_at(state_->offset_of_rows(point, first_row, rows.size()), rows);

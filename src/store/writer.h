@@ -67,6 +67,9 @@ class Writer {
   bool is_complete(std::size_t point, std::int64_t prompt) const;
   /// How many bytes of captures an earlier run left complete.
   std::uint64_t resumed_bytes() const;
+  /// How many bytes of captures are on the disk for sure after the last commit(), and how many there will be in all.
+  std::uint64_t complete_bytes() const;
+  std::uint64_t capture_bytes() const;
 
   /// The rows from `first_row` on of a stored point: row-major, packed, in its dtype (f32 for means).
   void write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows);

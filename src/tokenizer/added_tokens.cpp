@@ -7,6 +7,9 @@
 namespace layerprobe::tokenizer {
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)), nodes_(1) {
+  // In order of their contents, so that a node's children only ever grow at the end.
+  std::stable_sort(tokens_.begin(), tokens_.end(),
+                   [](const AddedToken& a, const AddedToken& b) { return a.content < b.content; });
   for (std::size_t t = 0; t < tokens_.size(); ++t) {
     std::size_t at = 0;
     for (const char32_t c : tokens_[t].content) {
@@ -35,6 +38,7 @@ std::vector<AddedTokens::Segment> AddedTokens::segments_of(std::u32string_view t
   std::vector<Segment> segments;
   std::size_t done = 0;  // what lies before is in `segments`
   std::size_t at = 0;
+  std::size_t space_end = 0;  // the end of the white space that rstrip looked at last
   while (at < text.size()) {
     std::int32_t longest = -1;
     const Node* node = &nodes_[0];
@@ -54,7 +58,9 @@ std::vector<AddedTokens::Segment> AddedTokens::segments_of(std::u32string_view t
       while (begin > done && white_space().contains(text[begin - 1])) --begin;
     }
     if (token.rstrip) {
+      end = std::max(end, space_end);
       while (end < text.size() && white_space().contains(text[end])) ++end;
+      space_end = end;
     }
     if (done < begin) segments.push_back({text.substr(done, begin - done), kNone});
     segments.push_back({text.substr(begin, end - begin), token.id});

@@ -18,19 +18,22 @@ constexpr std::size_t kFirstStackBytes = 1 << 20;
 constexpr std::size_t kMaxStackBytes = 128 << 20;        // of compiled code; text that needs more is no prose
 constexpr std::uint32_t kMaxHeapKibibytes = 128 << 10;   // of PCRE2's interpreter, where code cannot be compiled
 constexpr std::uint32_t kMaxBacktracks = 1'000'000'000;  // the steps below end hostile patterns long before
+constexpr std::size_t kCodeBytesAStep = 2048;            // the usual patterns are not longer; PCRE2's limit is 64 KiB
 
 using JitStack = Handle<pcre2_jit_stack*, pcre2_jit_stack_free>;
 
 struct Steps {
   std::int64_t left = 0;
-  std::size_t position = 0;  // at the last callout
+  std::int64_t cost = 1;     // of a callout
+  std::size_t position = 0;  // at the last one
 };
 
 /// The work between two callouts is the pattern's length at most, and the characters that the position moved by.
 int count_steps(pcre2_callout_block* block, void* data) {
   Steps& steps = *static_cast<Steps*>(data);
   const std::size_t now = block->current_position;
-  steps.left -= 1 + static_cast<std::int64_t>(now > steps.position ? now - steps.position : steps.position - now);
+  steps.left -=
+      steps.cost + static_cast<std::int64_t>(now > steps.position ? now - steps.position : steps.position - now);
   steps.position = now;
   return steps.left < 0 ? PCRE2_ERROR_CALLOUT : 0;
 }
@@ -66,6 +69,7 @@ struct Pattern::State {
   std::string where;
   std::vector<std::uint8_t> byte_of;
   Handle<pcre2_code*, pcre2_code_free> code;
+  std::int64_t step_cost = 1;
 };
 
 Pattern::Pattern(std::string_view oniguruma, std::string where) : state_(std::make_unique<State>()) {
@@ -83,6 +87,9 @@ Pattern::Pattern(std::string_view oniguruma, std::string where) : state_(std::ma
                  .what = text("PCRE2 does not take the pattern: ", pcre2_words(error)),
                  .fix = "give token ids (--input-ids) instead of text"});
   }
+  std::size_t code_bytes = 0;
+  pcre2_pattern_info(state_->code.get(), PCRE2_INFO_SIZE, &code_bytes);
+  state_->step_cost = 1 + static_cast<std::int64_t>(code_bytes / kCodeBytesAStep);
   // Where this fails, PCRE2's interpreter runs the pattern.
   if (!translated.has_atomic_group) pcre2_jit_compile(state_->code.get(), PCRE2_JIT_COMPLETE);
 }
@@ -100,6 +107,7 @@ void Pattern::find_all(std::string_view kinds, PatternRun& run, std::vector<Matc
   std::size_t end_before = SIZE_MAX;  // where the match before ended
   while (from <= kinds.size()) {
     run.state_->steps.position = from;
+    run.state_->steps.cost = state_->step_cost;
     const int result = pcre2_match(state_->code.get(), reinterpret_cast<PCRE2_SPTR>(kinds.data()), kinds.size(), from,
                                    0, run.state_->data.get(), run.state_->context.get());
     if (result == PCRE2_ERROR_JIT_STACKLIMIT && run.state_->stack.get() == nullptr) {

@@ -13,7 +13,7 @@ namespace layerprobe::tokenizer {
 class PatternRun {
  public:
   /// Patterns may take 50 million steps and 200 more for each character, a second or so, where the usual ones take ten
-  /// steps a character.
+  /// steps a character. A step of a long pattern counts for several.
   explicit PatternRun(std::size_t num_characters);
   ~PatternRun();
   PatternRun(PatternRun&&) noexcept;

@@ -11,7 +11,8 @@
 namespace layerprobe::tokenizer {
 namespace {
 
-constexpr std::size_t kMaxAddedTokenBytes = 1000;  // looking for a token takes time in proportion to its length
+constexpr std::size_t kMaxAddedTokenBytes = 1000;         // looking for a token takes time in proportion to its length
+constexpr std::size_t kMaxAddedTokensBytes = 10'000'000;  // of all; a byte takes up to 60 bytes of memory
 
 }  // namespace
 
@@ -37,8 +38,13 @@ Pipeline make_pipeline(const std::vector<AddedTokenEntry>& added_tokens, bool nf
   }
 
   std::vector<AddedToken> plain, normalized;
+  std::size_t added_bytes = 0;
   for (const AddedTokenEntry& entry : added_tokens) {
     if (entry.content.empty()) continue;  // as `tokenizers` does
+    added_bytes += entry.content.size();
+    if (added_bytes > kMaxAddedTokensBytes) {
+      throw refused(text("added tokens of more than ", kMaxAddedTokensBytes, " bytes in all"));
+    }
     if (entry.content.size() > kMaxAddedTokenBytes) {
       throw refused(text("an added token of ", entry.content.size(), " bytes; at most ", kMaxAddedTokenBytes));
     }

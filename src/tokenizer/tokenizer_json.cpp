@@ -10,7 +10,9 @@
 namespace layerprobe::tokenizer {
 namespace {
 
-constexpr int kMaxDepth = 10;  // of Sequence in Sequence
+constexpr int kMaxDepth = 10;              // of Sequence in Sequence
+constexpr std::size_t kMaxSplitters = 64;  // each goes over the whole text, and a pattern takes 1.1 MB
+constexpr std::size_t kMaxTemplate = 100;  // pieces of one template, and tokens around a text
 
 std::int32_t token_id(const JsonPart& part, std::string_view name, std::int64_t value) {
   if (value < 0 || value > INT32_MAX) part.refuse(name, text("the token id ", value, ", which is not in [0, 2^31)"));
@@ -80,6 +82,9 @@ void read_pre_tokenizer(const JsonPart& part, std::vector<Splitter>& splitters, 
     return;
   }
   if (has_byte_level) part.refuse("type", text("\"", type, "\" after ByteLevel, which must be the last"));
+  if (splitters.size() >= kMaxSplitters) {
+    part.refuse("type", text("the splitter after the first ", kMaxSplitters, "; no more are taken"));
+  }
   if (type == "Split") {
     splitters.emplace_back(read_split(part));
   } else if (type == "Digits") {
@@ -149,6 +154,9 @@ void read_template(const JsonPart& part, Pipeline& pipeline) {
   const JsonPart special_tokens = part.object("special_tokens");
   std::vector<std::int32_t> before, after;
   bool seen_text = false;
+  if (const std::size_t pieces = part.array("single").size(); pieces > kMaxTemplate) {
+    part.refuse("single", text("of ", pieces, " pieces; at most ", kMaxTemplate, " are taken"));
+  }
   for (const JsonPart& piece : part.objects("single")) {
     piece.allow_only({"Sequence", "SpecialToken"});
     if (piece.find("Sequence") != nullptr) {
@@ -162,6 +170,9 @@ void read_template(const JsonPart& part, Pipeline& pipeline) {
     for (const Json& id : token.array("ids")) {
       if (!id.is_integer()) token.refuse("ids", "not a list of token ids");
       (seen_text ? after : before).push_back(token_id(token, "ids", id.integer()));
+      if (pipeline.before.size() + pipeline.after.size() + before.size() + after.size() > kMaxTemplate) {
+        token.refuse("ids", text("of more than the ", kMaxTemplate, " tokens that may stand around a text"));
+      }
     }
   }
   if (!seen_text) part.refuse("single", "without the text; a template has to hold it once");

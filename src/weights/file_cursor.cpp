@@ -9,6 +9,7 @@ namespace layerprobe::weights {
 namespace {
 
 constexpr std::size_t kBufferBytes = 256 * 1024;
+constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // as of safetensors
 
 Error cut_off(const File& file, std::string what) {
   return Error({.kind = ErrorKind::input,
@@ -28,6 +29,7 @@ void FileCursor::fill(std::size_t bytes) {
   if (remaining() < bytes) {
     throw cut_off(file_, text("ends at byte ", size_, " in the middle of the header"));
   }
+  expect_small(bytes);
   buffer_.resize(kBufferBytes);
   buffer_begin_ = offset_;
   buffer_end_ = offset_ + std::min<std::uint64_t>(kBufferBytes, remaining());
@@ -36,6 +38,7 @@ void FileCursor::fill(std::size_t bytes) {
 
 std::string FileCursor::read_bytes(std::uint64_t bytes) {
   expect_room(bytes, 1, "bytes of a string");
+  expect_small(bytes);
   std::string out(bytes, '\0');
   const std::uint64_t buffered = std::min(bytes, buffer_end_ - offset_);
   if (buffered != 0) std::memcpy(out.data(), buffer_.data() + (offset_ - buffer_begin_), buffered);
@@ -48,8 +51,14 @@ std::string FileCursor::read_bytes(std::uint64_t bytes) {
 
 void FileCursor::skip(std::uint64_t bytes) {
   expect_room(bytes, 1, "bytes");
+  expect_small(bytes);
   offset_ += bytes;
   if (offset_ > buffer_end_) buffer_begin_ = buffer_end_ = offset_;
+}
+
+void FileCursor::expect_small(std::uint64_t bytes) const {
+  if (offset_ <= kMaxHeaderBytes && bytes <= kMaxHeaderBytes - offset_) return;
+  throw cut_off(file_, text("header of more than ", kMaxHeaderBytes, " bytes, which are the most that are read"));
 }
 
 void FileCursor::expect_room(std::uint64_t count, std::uint64_t item_bytes, const char* what) const {

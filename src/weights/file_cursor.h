@@ -12,8 +12,9 @@
 
 namespace layerprobe::weights {
 
-/// Reads a file from some place on, front to back, through a buffer of 256 KiB. Every count is held against what the
-/// file still has before memory is taken. Throws Error(input) where the file ends too early.
+/// Reads a file's header from some place on, front to back, through a buffer of 256 KiB. Every count is held against
+/// what the file still has before memory is taken. Throws Error(input) where the file ends too early, and beyond the
+/// file's first 100 MB.
 class FileCursor {
  public:
   FileCursor(const File& file, std::uint64_t offset);
@@ -40,6 +41,7 @@ class FileCursor {
 
  private:
   void fill(std::size_t bytes);
+  void expect_small(std::uint64_t bytes) const;
 
   const File& file_;
   std::uint64_t size_;

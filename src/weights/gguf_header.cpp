@@ -16,10 +16,11 @@ namespace layerprobe::weights {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x46554747;  // "GGUF"
-constexpr std::uint64_t kMaxValues = 65'536;
+constexpr std::uint64_t kMaxValues = 4096;
 constexpr std::uint64_t kMaxNameBytes = 65'535;
 constexpr std::uint64_t kMaxKeptBytes = 65'536;
 constexpr std::uint64_t kMaxKeptItems = 4096;
+constexpr std::uint64_t kMaxStrings = 5'000'000;  // of an array that is read, as many as values in JSON
 constexpr std::uint32_t kMaxDimensions = 4;
 constexpr std::uint64_t kDefaultAlignment = 32;
 
@@ -239,6 +240,9 @@ GgufHeader read_gguf_header(const File& file, int file_index) {
 
 std::vector<std::string> read_strings(const File& file, const GgufArray& array, const std::string& key) {
   if (array.type != GgufType::string) throw refuse(file, text("key ", key, ": is no array of strings"));
+  if (array.count > kMaxStrings) {
+    throw refuse(file, text("key ", key, ": has ", array.count, " strings; at most ", kMaxStrings, " are read"));
+  }
   FileCursor cursor(file, array.offset);
   std::vector<std::string> out;
   out.reserve(array.count);

@@ -22,7 +22,7 @@ struct GgufArray {
   std::uint64_t offset;  // of the first item
 };
 
-/// What stands before a GGUF's data. Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian.
+/// What stands before a GGUF's data, at most 100 MB. Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian.
 struct GgufHeader {
   std::map<std::string, Json, std::less<>> values;  // scalars, strings, arrays of up to 4096 scalars; null: too long
   std::map<std::string, GgufArray, std::less<>> arrays;  // all arrays

@@ -256,6 +256,13 @@ void use_transformers_names(std::vector<TensorInfo>& tensors, const GgufHeader& 
                                 " heads of an even size"),
                    .fix = "the metadata and the tensors are of different models; fetch the file again"});
     }
+    if (tensor.shape.size() == 1 && traits_of(tensor.storage).block_elements != 1) {
+      throw Error({.kind = ErrorKind::input,
+                   .where = where,
+                   .what = text("tensor ", tensor.name, ": is one row of ", name_of(tensor.storage),
+                                " blocks, whose values cannot be put in transformers' order"),
+                   .fix = "convert the model again, with its biases in F32"});
+    }
     tensor.interleaved_heads = heads;
   }
 }

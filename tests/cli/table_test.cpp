@@ -28,6 +28,11 @@ TEST_CASE("what a file says cannot steer the terminal") {
   CHECK(printable("\xed\xa0\x80\xe2\x82") == "\\xed\\xa0\\x80\\xe2\\x82");  // a surrogate, and one cut off
 }
 
+TEST_CASE("what a file says does not fill the terminal") {
+  CHECK(shortened(std::string(2000, 'x')) == std::string(2000, 'x'));
+  CHECK(shortened(std::string(3000, 'x')) == std::string(2000, 'x') + "... (3000 bytes)");
+}
+
 TEST_CASE("numbers are three digits") {
   CHECK(number_text(0) == "0");
   CHECK(number_text(12.345) == "12.3");

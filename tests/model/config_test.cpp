@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <string>
 
 #include "base/error.h"
@@ -111,6 +112,34 @@ TEST_CASE("what is not understood is refused by name") {
   refused(llama(R"("vocab_size": 0)"), "vocab_size: is 0; expected 1 to");
   refused(llama(R"("intermediate_size": 1e300)"), "intermediate_size: is number");
   refused(llama(R"("dtype": "int8")"), "dtype: is \"int8\"");
+}
+
+TEST_CASE("sizes that no model has are refused before anything is made of that size") {
+  const auto refused = [](const std::string& config, const char* message) {
+    CAPTURE(config);
+    CHECK_THROWS_WITH_AS(read(config), doctest::Contains(message), Error);
+  };
+  const auto with = [](const char* key, const char* value) {
+    return std::string(R"({"model_type": "llama", ")") + key + "\": " + value + "}";
+  };
+  refused(with("num_hidden_layers", "1000000000000"), "num_hidden_layers: is 1000000000000; expected 1 to 100000");
+  refused(with("num_hidden_layers", "-1"), "num_hidden_layers: is -1; expected 1 to 100000");
+  refused(with("num_attention_heads", "9223372036854775807"),
+          "num_attention_heads: is 9223372036854775807; expected 1 to 16777216");
+  refused(with("num_key_value_heads", "9223372036854775807"), "num_key_value_heads: is 9223372036854775807");
+  refused(with("hidden_size", "18446744073709551616"), "hidden_size: is number (1.8446744073709552e+19)");
+  refused(with("head_dim", "65538"), "head_dim: is 65538; expected 1 to 65536");
+  refused(with("vocab_size", "1e18"), "vocab_size: is number (1e+18) where an integer is expected");
+  refused(R"({"model_type": "llama", "num_attention_heads": 16777216, "head_dim": 65536})",
+          "num_attention_heads: times head_dim is out of range");
+}
+
+TEST_CASE("a config of a hundred thousand keys is read in time that grows with its length") {
+  std::string keys = "\"k0\": 0";
+  for (int i = 1; i < 100'000; ++i) keys += ", \"k" + std::to_string(i) + "\": 0";
+  const auto start = std::chrono::steady_clock::now();
+  CHECK(read(llama(keys)).unused_keys.size() == 100'000);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));  // a quadratic reader takes longer
 }
 
 TEST_CASE("keys without influence are read over, others without effect are listed") {

@@ -23,7 +23,8 @@ TEST_CASE("layers are read as numbers, ranges and from the end") {
   CHECK(parse_layers("0-2", 8) == Layers{0, 1, 2});
   CHECK(parse_layers("0, 7,-1,3", 8) == Layers{0, 3, 7});
   CHECK(parse_layers("-3--1", 8) == Layers{5, 6, 7});
-  for (const char* bad : {"", "8", "-9", "a", "3-1", "1,,2", "1-", "99999999999999999999"}) {
+  for (const char* bad : {"", "8", "-9", "a", "3-1", "1,,2", "1-", "99999999999999999999", "-9223372036854775808",
+                          "9223372036854775807", "0-9223372036854775807"}) {
     CAPTURE(bad);
     CHECK_THROWS_WITH_AS(parse_layers(bad, 8), doctest::Contains("--layers"), Error);
   }

@@ -85,6 +85,15 @@ TEST_CASE("random tokens need no file") {
   }
 }
 
+TEST_CASE("random input of terabytes is refused before memory is taken") {
+  CHECK(parse_random_shape("1048576x1024", "--random-tokens").num_prompts == 1048576);
+  for (const char* bad : {"1x1073741825", "1048576x1025", "9223372036854775807x9223372036854775807"}) {
+    CAPTURE(bad);
+    CHECK_THROWS_WITH_AS(parse_random_shape(bad, "--random-hidden-states"),
+                         doctest::Contains("is more than 1073741824 tokens, which are the most that are taken"), Error);
+  }
+}
+
 TEST_CASE("input that cannot be run is refused with its place") {
   const Folder folder;
   const auto refused = [](const InputOptions& options, const char* message) {
@@ -115,6 +124,25 @@ TEST_CASE("input that cannot be run is refused with its place") {
   refused({.input_ids_file =
                folder.file("d.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,), }", "1234"))},
           "is not two-dimensional");
+  const std::string sparse =
+      folder.file("sparse.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1000000000), }", ""));
+  std::filesystem::resize_file(sparse, 2'000'000'200);
+  refused({.input_ids_file = sparse}, "is (2, 1000000000); at most 1073741824 elements are read");
+  refused(
+      {.input_ids_file = folder.file("e.npy", npy("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999999, "
+                                                  "999999999999999), }",
+                                                  "12345678"))},
+      "is cut off: it says (999999999999999, 999999999999999) and holds 1 elements");
+  refused({.input_ids_file = folder.file("f.npy", std::string("\x93NUMPY\2\0\xff\xff\xff\xff{}", 14))},
+          "header of 4294967295 bytes; at most 4096 are read");
+  refused({.input_ids_file = folder.file("g.npy", "\x93NUMPY\1\1\xff\1{}")}, "its header is cut off");
+  refused({.input_ids_file =
+               folder.file("h.npy", npy("{'descr': '<i4', 'fortran_order': True, 'shape': (1, 1), }", "1234"))},
+          "is in Fortran order");
+  refused({.input_ids_file = folder.file(
+               "i.npy", npy("{'descr': '<u8', 'fortran_order': False, 'shape': (1, 1), }", std::string(8, '\xff')))},
+          "row 0: id -1 is outside the vocabulary of 100");
+  refused({.input_ids_file = folder.file("j.npy", "PK\3\4 and so on")}, "is no .npy file");
 }
 
 }  // namespace layerprobe::runtime

@@ -102,9 +102,9 @@ TEST_CASE("a file that is missing, unfinished, empty or no HDF5 file is refused 
   test::write_all(lie.path.string() + ".partial", "");
   CHECK_MESSAGE_HAS(lie, "lie.h5: the run that writes it has not finished", "--resume", "lie.h5.partial");
   test::write_all(lie.path, "");
-  CHECK_MESSAGE_HAS(lie, "lie.h5: HDF5: ", "name a whole HDF5 file");
+  CHECK_MESSAGE_HAS(lie, "lie.h5: is no HDF5 file: its first bytes are others", "name a whole HDF5 file");
   test::write_all(lie.path, std::string(5000, 'x'));
-  CHECK_MESSAGE_HAS(lie, "lie.h5: HDF5: file signature not found");
+  CHECK_MESSAGE_HAS(lie, "lie.h5: is no HDF5 file");
 }
 
 TEST_CASE("a file of a later version is refused with both versions") {

@@ -21,9 +21,9 @@ namespace layerprobe::test {
 /// A folder of its own, removed at the end.
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
+  explicit TemporaryFolder(const std::filesystem::path& in = std::filesystem::temp_directory_path()) {
     static int count = 0;
-    path_ = std::filesystem::temp_directory_path() / text("layerprobe-store-", ::getpid(), "-", count++);
+    path_ = in / text("layerprobe-store-", ::getpid(), "-", count++);
     std::filesystem::create_directories(path_);
   }
   ~TemporaryFolder() { std::filesystem::remove_all(path_); }

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
+
 #include "base/text.h"
 #include "tokenizer/unicode.h"
 
@@ -45,6 +47,20 @@ TEST_CASE("lstrip and rstrip take white space along, what an earlier token took 
   CHECK(cut(tokens, U"a R\t\u3000b") == "a |<2:R\t\u3000>|b");
   CHECK(cut(tokens, U" B  B ") == "<3: B  >|<3:B >");
   CHECK(cut(tokens, U"R L") == "<2:R >|<1:L>");
+}
+
+TEST_CASE("tokens of white space take time in proportion to the text") {
+  const AddedTokens tokens({{.content = U" ", .id = 1, .lstrip = true, .rstrip = true}});
+  CHECK(cut(tokens, U"a   b") == "a|<1:   >|<1:  >|<1: >|b");
+  const auto start = std::chrono::steady_clock::now();
+  CHECK(tokens.segments_of(std::u32string(1'000'000, ' ')).size() == 1'000'000);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));  // a quadratic search takes longer
+}
+
+TEST_CASE("a hundred thousand tokens that begin differently are put in order at once") {
+  std::vector<AddedToken> many;
+  for (char32_t c = 100'000; c > 0; --c) many.push_back({.content = {c}, .id = static_cast<std::int32_t>(c)});
+  CHECK(cut(AddedTokens(std::move(many)), U"a\x02") == "<97:a>|<2:\x02>");
 }
 
 }  // namespace layerprobe::tokenizer

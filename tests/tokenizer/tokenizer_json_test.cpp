@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "tests/support/temp_folder.h"
 #include "tokenizer/tokenizer.h"
 
@@ -147,6 +148,34 @@ TEST_CASE("sequences in sequences end somewhere") {
   for (int i = 0; i < 20; ++i) nested = R"({"type": "Sequence", "normalizers": [)" + nested + "]}";
   CHECK_THROWS_WITH_AS(open(small_json("\"normalizer\": null", "\"normalizer\": " + nested)),
                        doctest::Contains("is \"Sequence\""), Error);
+}
+
+TEST_CASE("what would take a text's time or the machine's memory is refused") {
+  const std::string split =
+      R"({"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": false},)";
+  std::string splits;
+  for (int i = 0; i < 64; ++i) splits += split;
+  CHECK_THROWS_WITH_AS(open(small_json("\"pretokenizers\": [", "\"pretokenizers\": [" + splits)),
+                       doctest::Contains("pretokenizers[64].type: is the splitter after the first 64"), Error);
+  std::string pieces;
+  for (int i = 0; i < 99; ++i) pieces += R"({"SpecialToken": {"id": "<s>", "type_id": 0}},)";
+  CHECK(
+      open(small_json("\"single\": [", "\"single\": [" + pieces.substr(pieces.find(',', 40) + 1))).encode("").size() ==
+      99);
+  CHECK_THROWS_WITH_AS(open(small_json("\"single\": [", "\"single\": [" + pieces)),
+                       doctest::Contains("post_processor.single: is of 101 pieces; at most 100 are taken"), Error);
+  std::string ids = "9";
+  for (int i = 0; i < 100; ++i) ids += ", 9";
+  CHECK_THROWS_WITH_AS(open(small_json("\"ids\": [9]", "\"ids\": [" + ids + "]")),
+                       doctest::Contains("<s>.ids: is of more than the 100 tokens that may stand around a text"),
+                       Error);
+  std::string added;
+  for (int i = 0; i < 10'001; ++i) {
+    added += layerprobe::text(R"({"id": )", 10 + i, R"(, "content": ")", std::string(995, 'x'), 10'000 + i,
+                              R"(", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false},)");
+  }
+  CHECK_THROWS_WITH_AS(open(small_json("\"added_tokens\": [", "\"added_tokens\": [" + added)),
+                       doctest::Contains("added tokens of more than 10000000 bytes in all"), Error);
 }
 
 TEST_CASE("without ByteLevel, or without a file, there is no tokenizer") {

@@ -132,12 +132,31 @@ TEST_CASE("a key that is empty, too long or not UTF-8 is refused") {
 
 TEST_CASE("counts of keys and tensors that the file cannot hold are refused") {
   GgufBuilder keys;
-  keys.num_values = 65'537;
-  CHECK_THROWS_WITH_AS(header_of(keys.bytes()), doctest::Contains("65537 metadata keys; at most 65536 are read"),
-                       Error);
+  keys.num_values = 4097;
+  CHECK_THROWS_WITH_AS(header_of(keys.bytes()), doctest::Contains("4097 metadata keys; at most 4096 are read"), Error);
   GgufBuilder tensors;
   tensors.num_tensors = kHuge;
   CHECK_THROWS_WITH_AS(header_of(tensors.bytes()), doctest::Contains("says that 18446744073709551615 tensors"), Error);
+}
+
+TEST_CASE("a header over 100 MB is refused, however large the file") {
+  const auto refused = [](const std::string& begins) {
+    const test::TempFolder folder;
+    const std::filesystem::path path = folder.write("m.gguf", begins);
+    std::filesystem::resize_file(path, 1'000'000'000'000);  // sparse: zeros that take no space
+    CHECK_THROWS_WITH_AS(read_gguf_header(File::open_for_reading(path), 0),
+                         doctest::Contains("header of more than 100000000 bytes, which are the most that are read"),
+                         Error);
+  };
+  GgufBuilder builder;
+  builder.num_values = 1;
+  const auto bytes = [&](const std::string& value) {
+    builder.values = GgufBuilder::string("key") + value;
+    return builder.bytes();
+  };
+  refused(bytes(raw(9u) + array(8, 100'000'000'000, "")));  // empty strings
+  refused(bytes(raw(9u) + array(0, 100'000'001, "")));
+  refused(bytes(raw(8u) + raw(std::uint64_t{100'000'001})));
 }
 
 TEST_CASE("a long string is passed over, a long array remembered by its place") {

@@ -171,6 +171,15 @@ TEST_CASE("llama's q and k are marked as interleaved, other tensors and architec
   CHECK(heads_of("qwen2") == std::vector<std::int64_t>{0, 0, 0});
 }
 
+TEST_CASE("a bias in blocks is refused where its values have to change places") {
+  constexpr std::uint32_t kQ8 = 8;
+  GgufBuilder builder = small_gguf().u32("llama.vocab_size", 3);
+  builder.tensor("blk.0.attn_q.bias", {32}, kQ8, std::string(34, '\0'));
+  CHECK_THROWS_WITH_AS(renamed(builder),
+                       doctest::Contains("tensor model.layers.0.self_attn.q_proj.bias: is one row of Q8_0 blocks"),
+                       Error);
+}
+
 TEST_CASE("q rows that are no whole heads are refused") {
   GgufBuilder builder = small_gguf().u32("llama.vocab_size", 3);
   builder.tensor("blk.0.attn_q.weight", {4, 6}, kF32, std::string(96, '\0'));

@@ -62,6 +62,14 @@ TEST_CASE("tokenizer keys of another type are refused by name") {
                        Error);
 }
 
+TEST_CASE("a vocabulary of more than five million strings is refused") {
+  const std::uint64_t count = 5'000'001;
+  CHECK_THROWS_WITH_AS(
+      tokenizer_of(GgufBuilder().value("tokenizer.ggml.merges", 9,
+                                       test::raw(8u) + test::raw(count) + std::string(8 * count, '\0'))),
+      doctest::Contains("key tokenizer.ggml.merges: has 5000001 strings; at most 5000000 are read"), Error);
+}
+
 TEST_CASE("token types and ids that do not fit the tokens are refused") {
   CHECK_THROWS_WITH_AS(
       tokenizer_of(
