@@ -15,6 +15,8 @@ void attention_mma(const Attention& args, cudaStream_t stream);
 void attention_wgmma(const Attention& args, cudaStream_t stream);
 void attention_fma(const Attention& args, cudaStream_t stream);
 
+constexpr std::int32_t kNoWindow = INT32_MAX / 2;  // more than there are tokens, and room to add to it
+
 /// The tensors of one tile and one head as rows of the tile's prompt: token t is at data + t * stride.
 template <typename T>
 struct TileView {
@@ -33,7 +35,7 @@ struct TileView {
         out(const_cast<T*>(row_of(args.out, tile, head, args.head_dim))),
         first_query(tile.first_query),
         length(tile.prompt_length),
-        window(args.sliding_window > 0 ? args.sliding_window : INT32_MAX) {}
+        window(args.sliding_window > 0 ? args.sliding_window : kNoWindow) {}
 
   __device__ bool sees(std::int32_t query_token, std::int32_t key_token) const {
     return key_token <= query_token && query_token - key_token < window;

@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(Sizes<kDim>::kThreads, kDim <= 128 ? 2 : 1) at
     bool finite = true;
 #pragma unroll
     for (int i = 0; i < Sizes<kDim>::kTiles; ++i) {
-      finite = finite && is_finite<kDim>(result.out[i], tile, first_query + i * 16, args.head_dim);
+      finite = finite && is_finite<kDim>(result.out[i], tile, first_query + i * 16);
     }
     if (!__syncthreads_or(!finite) || clean) break;
     clean = true;

@@ -27,11 +27,6 @@ constexpr int kThreads = 3 * kGroup;
 constexpr int kPlaces = 2;    // for keys, and for values
 constexpr int kColumns = 64;  // of a slab
 
-// Named barriers: 0 is __syncthreads'.
-constexpr int kTurn = 1;     // and 2: it is the first computing warpgroup's turn, the second's
-constexpr int kWritten = 3;  // and 4: the warpgroup has written its results
-constexpr int kSwept = 5;    // all have gone through the block's tiles
-
 /// kDim: head_dim rounded up to what the kernel is compiled for; the columns beyond head_dim are zeros.
 template <int kDim>
 struct Sizes {
@@ -48,6 +43,9 @@ struct Barriers {
   PhaseBarrier queries_are_here, queries_are_read;
   PhaseBarrier keys_are_here[kPlaces], keys_are_read[kPlaces];
   PhaseBarrier values_are_here[kPlaces], values_are_read[kPlaces];
+  PhaseBarrier turns[2];    // of the computing warpgroups
+  PhaseBarrier written[2];  // all threads of one have written their results
+  PhaseBarrier swept;       // all have gone through the block's tiles
 };
 
 /// The n-th use of a ring of places.
@@ -92,18 +90,17 @@ class Copier {
 
   __device__ void copy_tile(const TileView<T>& tile, bool clean) {
     Barriers& barriers = *shared_.barriers;
-    make_all_known();  // the last tile's end needs them before it gives its queries' place back
-    barriers.queries_are_read.wait(tiles_ % 2 ^ 1);
+    wait_for(barriers.queries_are_read, tiles_ % 2 ^ 1);
     start_copy<kQueries>(shared_.queries, tile.query, args_.query_states.row_stride, tile.first_query, tile.length);
     make_known_later(&barriers.queries_are_here);
     ++tiles_;
     const int end = min(tile.first_query + kQueries, tile.length);
     for (int key = tile.first_seen(tile.first_query) / Size::kKeys * Size::kKeys; key < end; key += Size::kKeys) {
       const std::uint32_t place = turn_.place(), at = place * Size::kKeyBytes;
-      barriers.keys_are_read[place].wait(turn_.parity() ^ 1);
+      wait_for(barriers.keys_are_read[place], turn_.parity() ^ 1);
       start_copy<Size::kKeys>(shared_.keys + at, tile.key, args_.key_states.row_stride, key, tile.length);
       make_known_later(&barriers.keys_are_here[place]);
-      barriers.values_are_read[place].wait(turn_.parity() ^ 1);
+      wait_for(barriers.values_are_read[place], turn_.parity() ^ 1);
       start_copy<Size::kKeys>(shared_.values + at, tile.value, args_.value_states.row_stride, key, tile.length);
       if (clean) zero_non_finite(shared_.values + at);
       make_known_later(&barriers.values_are_here[place]);
@@ -141,6 +138,11 @@ class Copier {
     }
   }
 
+  /// What is waited for may be what those wait for who wait for a copy: none is kept back meanwhile.
+  __device__ void wait_for(const PhaseBarrier& barrier, std::uint32_t parity) {
+    if (!barrier.is_complete(parity)) make_all_known();
+    barrier.wait(parity);
+  }
   __device__ void make_known_later(PhaseBarrier* barrier) {
     wait_for_copy_groups<2>();
     make_known(before_last_);
@@ -177,9 +179,7 @@ class Computer {
         shared_(shared),
         group_(group),
         thread_(static_cast<int>(threadIdx.x) % kGroup),
-        scale_(static_cast<float>(args.scaling) * kLog2E) {
-    if (group == 1) pass_turn();  // the first group begins
-  }
+        scale_(static_cast<float>(args.scaling) * kLog2E) {}
 
   /// All of the block's tiles. See spread_non_finite for `clean`.
   __device__ void sweep(bool clean) {
@@ -230,8 +230,8 @@ class Computer {
       if (key + kKeys >= end) done_with(barriers.queries_are_read);
       take_scores(scores, rows, factor, tile, first_query, key);
       hold_registers<kKeys>(scores);
-      // The next keys are waited for here because ptxas would end the product before the exponentials otherwise: it moves
-      // that wait as far up as there is no branch.
+      // The next keys are waited for here because ptxas would end the product before the exponentials otherwise: it
+      // moves that wait as far up as there is no branch.
       if (key + kKeys < end) barriers.keys_are_here[keys_.place()].wait(keys_.parity());
       wait_for_products<0>();
       hold_registers<kDim>(out);
@@ -248,10 +248,11 @@ class Computer {
     ++values_.n;
 
     divide_by_sum<kDim>(out, rows);
-    if (!is_finite<kDim>(out, tile, first_query, args_.head_dim)) *shared_.found_non_finite = 1;
+    if (!is_finite<kDim>(out, tile, first_query)) *shared_.found_non_finite = 1;
     store_rows<kDim>(out, tile, args_.out.row_stride, first_query, args_.head_dim);
     if (!clean) return;
-    sync_some(kWritten + group_, kGroup);  // what is written next is written over this
+    barriers.written[group_].arrive();
+    barriers.written[group_].wait(cleaned_++ % 2);  // what is written next is written over this
     spread_non_finite(args_, tile, tile.first_query + group_ * kRows, kRows, thread_, kGroup);
   }
 
@@ -298,15 +299,16 @@ class Computer {
   __device__ void done_with(PhaseBarrier& barrier) {
     if (thread_ % 32 == 0) barrier.arrive();
   }
-  __device__ void wait_for_turn() { sync_some(kTurn + group_, 2 * kGroup); }
-  __device__ void pass_turn() { arrive_some(kTurn + 1 - group_, 2 * kGroup); }
+  /// The first group begins: its barrier is a phase ahead.
+  __device__ void wait_for_turn() { shared_.barriers->turns[group_].wait(turns_++ % 2 ^ (group_ == 0 ? 1 : 0)); }
+  __device__ void pass_turn() { done_with(shared_.barriers->turns[1 - group_]); }
 
   const Attention& args_;
   const Shared& shared_;
   const int group_;
   const int thread_;
   const float scale_;
-  std::uint32_t tiles_ = 0;
+  std::uint32_t tiles_ = 0, turns_ = 0, cleaned_ = 0;
   Turn keys_, values_;
 };
 
@@ -323,7 +325,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma_kernel(const Atte
                       .barriers = &barriers,
                       .found_non_finite = &found_non_finite};
   if (threadIdx.x == 0) {
-    constexpr int kReaders = 2 * kGroup / 32;  // a lane of each computing warp
+    constexpr int kWarps = kGroup / 32, kReaders = 2 * kWarps;  // a lane of each computing warp
     barriers.queries_are_here.init(kGroup);
     barriers.queries_are_read.init(kReaders);
     for (int place = 0; place < kPlaces; ++place) {
@@ -332,13 +334,19 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma_kernel(const Atte
       barriers.values_are_here[place].init(kGroup);
       barriers.values_are_read[place].init(kReaders);
     }
+    for (int group = 0; group < 2; ++group) {
+      barriers.turns[group].init(kWarps);
+      barriers.written[group].init(kGroup);
+    }
+    barriers.swept.init(kThreads);
     found_non_finite = 0;
   }
   __syncthreads();
   const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);
   const auto sweep_all = [&](auto& worker) {
     worker.sweep(false);
-    sync_some(kSwept, kThreads);
+    barriers.swept.arrive();
+    barriers.swept.wait(0);
     if (found_non_finite != 0) worker.sweep(true);
   };
   if (group == 0) {

@@ -31,11 +31,15 @@ template <typename T, int kKeys>
 __device__ void hide_unseen(float (&scores)[kKeys / 8][4], const TileView<T>& tile, int first_query, int first_key) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int k = 0; k < kKeys / 8; ++k) {
+  for (int half = 0; half < 2; ++half) {  // counted from the lane's first column: the last that its row sees, the first
+    const int last = first_query + lane / 4 + half * 8 - first_key - lane % 4 * 2, first = last - tile.window + 1;
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const int query = first_query + lane / 4 + c / 2 * 8, key = first_key + k * 8 + lane % 4 * 2 + c % 2;
-      if (!tile.sees(query, key)) scores[k][c] = -INFINITY;
+    for (int k = 0; k < kKeys / 8; ++k) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        float& score = scores[k][2 * half + c];
+        score = k * 8 + c <= last && k * 8 + c >= first ? score : -INFINITY;
+      }
     }
   }
 }
@@ -92,7 +96,7 @@ __device__ void divide_by_sum(float (&out)[kDim / 8][4], const RowState& rows) {
     float sum = rows.sum[half];
     sum += __shfl_xor_sync(kAllLanes, sum, 1);
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    factor[half] = 1 / sum;
+    factor[half] = __frcp_rn(sum);
   }
   multiply_rows<kDim>(out, factor);
 }
@@ -124,11 +128,21 @@ __device__ void for_each_pair(const float (&out)[kDim / 8][4], const TileView<T>
   }
 }
 
+/// Whether the output of the rows that are the prompt's is finite: columns beyond the head's are, or none is.
 template <int kDim, typename T>
-__device__ bool is_finite(const float (&out)[kDim / 8][4], const TileView<T>& tile, int first_query, int head_dim) {
+__device__ bool is_finite(const float (&out)[kDim / 8][4], const TileView<T>& tile, int first_query) {
   bool finite = true;
-  for_each_pair<kDim>(out, tile, first_query, head_dim,
-                      [&](int, int, float a, float b) { finite = finite && is_finite(a) && is_finite(b); });
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float zero = 0;
+#pragma unroll
+    for (int d = 0; d < kDim / 8; ++d) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) zero = fmaf(out[d][2 * half + c], 0.0f, zero);
+    }
+    const int token = first_query + static_cast<int>(threadIdx.x) % 32 / 4 + half * 8;
+    finite = finite && (token >= tile.length || zero == 0);
+  }
   return finite;
 }
 

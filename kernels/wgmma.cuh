@@ -132,8 +132,17 @@ class PhaseBarrier {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
   }
   __device__ void arrive() { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address()) : "memory"); }
-  /// Until the phase of that parity (0, 1, 0, ...) is complete. At once for parity 1 of a new barrier.
-  __device__ void wait(std::uint32_t parity) {
+  /// Whether the phase of that parity (0, 1, 0, ...) is complete. Parity 1 of a new barrier is.
+  __device__ bool is_complete(std::uint32_t parity) const {
+    std::uint32_t complete;
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(complete)
+                 : "r"(address()), "r"(parity)
+                 : "memory");
+    return complete != 0;
+  }
+  /// Until it is.
+  __device__ void wait(std::uint32_t parity) const {
     asm volatile("{ .reg .pred p; again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra again; }" ::"r"(
                      address()),
                  "r"(parity)
@@ -148,14 +157,6 @@ class PhaseBarrier {
 
 /// Between this thread's ordinary writes to shared memory and what tells others that products may read them.
 __device__ inline void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-/// A barrier for some warps of the block: `threads` arrive, of which those that sync wait. Numbers 1 to 15.
-__device__ inline void sync_some(int number, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-__device__ inline void arrive_some(int number, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
 
 /// How many registers the warpgroup's threads have from here on. All of it, and a multiple of 8.
 template <int kRegisters>
