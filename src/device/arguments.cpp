@@ -125,6 +125,16 @@ void check(const Ops::RmsNorm& args) {
   require_same_dtype(kOperation, weight, x);
 }
 
+void check(const Ops::AddRmsNorm& args) {
+  constexpr const char* kOperation = "add_rms_norm";
+  const Named sum{"sum", args.sum}, normed{"normed", args.normed}, a{"a", args.a}, b{"b", args.b};
+  for (const Named& named : {sum, normed, a, b}) check_tensor(kOperation, named.name, named.tensor);
+  check_tensor(kOperation, "weight", args.weight);
+  for (const Named& named : {b, sum, normed}) require_same_shape(kOperation, named, a);
+  require(args.weight.rows == 1 && args.weight.columns == args.a.columns, kOperation, {"weight", args.weight}, a);
+  require_same_dtype(kOperation, {"weight", args.weight}, a);
+}
+
 void check(const Ops::Rope& args) {
   constexpr const char* kOperation = "rope";
   const Named x{"x", args.x}, cos{"cos", args.cos}, sin{"sin", args.sin};

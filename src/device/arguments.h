@@ -10,6 +10,7 @@ void check(const Ops::MatMulWeightParts& parts);
 void check(const Ops::MatMul& args, Dtype weight_dtype);
 void check(const Ops::Embedding& args);
 void check(const Ops::RmsNorm& args);
+void check(const Ops::AddRmsNorm& args);
 void check(const Ops::Rope& args);
 void check(const Ops::Attention& args);
 void check(const Ops::SiluMul& args);

@@ -59,6 +59,8 @@ class Ops {
 
   /// At least `bytes`, aligned to 64 bytes; contents unspecified. Throws Error(resource) when there is not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
+  /// How much allocate could still give, about: other programs take memory too.
+  virtual std::uint64_t free_bytes() = 0;
   /// out[r, :] = the row's bytes at host + r * out.columns elements, row-major; `host` is free again on return.
   virtual void copy_from_host(const Tensor& out, const void* host) = 0;
   /// The rows of x, packed row-major, to `host`; complete on return.
@@ -82,6 +84,23 @@ class Ops {
   /// Source: torch.nn.functional.linear.
   virtual void matmul(const MatMul& args) = 0;
 
+  struct MatMulShape {
+    std::int64_t in_features;
+    std::int64_t out_features;
+    Dtype dtype;
+    bool has_bias;
+
+    auto operator<=>(const MatMulShape&) const = default;
+  };
+  /// How weights of these shapes are multiplied, where a device's library leaves a choice that bits depend on: one for
+  /// each shape, whatever the number of tokens. Choosing may take some milliseconds a shape; matmul does it at a
+  /// shape's first use otherwise. The text is for the file, so that whoever continues the run, or shares it on another
+  /// GPU of the model, multiplies alike. Empty where there is nothing to choose.
+  virtual std::string matmul_choices(std::span<const MatMulShape> shapes) = 0;
+  /// Takes what matmul_choices said in place of choosing. Before the first product. Throws Error(input) when it cannot
+  /// be read.
+  virtual void use_matmul_choices(std::string_view choices) = 0;
+
   struct Embedding {
     Tensor out;                               // [num_tokens, hidden_size]
     Tensor weight;                            // [vocab_size, hidden_size]
@@ -100,6 +119,17 @@ class Ops {
   /// out[t, h] = rounded(weight[h] * rounded(x[t, h] / sqrt(mean_h(x[t, h]^2) + rms_norm_eps)))
   /// Source: LlamaRMSNorm in transformers; Zhang and Sennrich 2019, arXiv:1910.07467.
   virtual void rms_norm(const RmsNorm& args) = 0;
+
+  struct AddRmsNorm {
+    Tensor sum;     // [num_tokens, hidden_size]; may be a or b
+    Tensor normed;  // [num_tokens, hidden_size]; overlaps no other
+    Tensor a;       // [num_tokens, hidden_size]
+    Tensor b;       // [num_tokens, hidden_size]
+    Tensor weight;  // [1, hidden_size]
+    double rms_norm_eps;
+  };
+  /// add to sum, then rms_norm of the rounded sum to normed, in one pass where a device gains by it.
+  virtual void add_rms_norm(const AddRmsNorm& args) = 0;
 
   struct Rope {
     Tensor x;    // [num_tokens, num_heads * head_dim], rotated in place
@@ -124,7 +154,8 @@ class Ops {
     std::int64_t sliding_window;  // a token sees the last sliding_window tokens, itself included; 0: all before it
   };
   /// Causal softmax attention of each prompt by itself; query head h reads key and value head
-  /// h / (num_heads / num_key_value_heads). Scores, maximum and sum in f32 (f64); one rounding at the end.
+  /// h / (num_heads / num_key_value_heads). Scores, maximum and sum in f32 (f64). In f16 and bf16 the exponentials are
+  /// summed as they are and rounded before they meet the values; the result is divided by the sum and rounded once.
   /// Never holds a [num_tokens, num_tokens] matrix. Source: scaled_dot_product_attention in torch; Dao 2023,
   /// arXiv:2307.08691.
   virtual void attention(const Attention& args) = 0;

@@ -83,8 +83,8 @@ void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weight
     observe(".self_attn.q_norm", query_states);
     observe(".self_attn.k_norm", key_states);
   }
-  ops.rope({.x = query_states, .cos = a.cos, .sin = a.sin, .head_dim = config.head_dim});
-  ops.rope({.x = key_states, .cos = a.cos, .sin = a.sin, .head_dim = config.head_dim});
+  const device::Tensor query_and_key_states = a.qkv.column_slice(0, query_size + key_value_size);
+  ops.rope({.x = query_and_key_states, .cos = a.cos, .sin = a.sin, .head_dim = config.head_dim});
   ops.attention({.out = a.attn_weighted,
                  .query_states = query_states,
                  .key_states = key_states,
@@ -96,13 +96,14 @@ void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weight
   observe(".self_attn.o_proj:input", a.attn_weighted);
   ops.matmul({.out = a.block_output, .x = a.attn_weighted, .weight = *weights.o_proj});
   observe(".self_attn.o_proj", a.block_output);
-  ops.add({.out = a.residual, .a = a.hidden_states, .b = a.block_output});
 
+  ops.add_rms_norm({.sum = a.residual,
+                    .normed = a.normed,
+                    .a = a.hidden_states,
+                    .b = a.block_output,
+                    .weight = weights.post_attention_layernorm.tensor,
+                    .rms_norm_eps = config.rms_norm_eps});
   observe(".post_attention_layernorm:input", a.residual);
-  ops.rms_norm({.out = a.normed,
-                .hidden_states = a.residual,
-                .weight = weights.post_attention_layernorm.tensor,
-                .rms_norm_eps = config.rms_norm_eps});
   observe(".post_attention_layernorm", a.normed);
   ops.matmul({.out = a.gate_up, .x = a.normed, .weight = *weights.gate_up_proj});
   observe(".mlp.gate_proj", gate);

@@ -62,10 +62,11 @@ AttentionInputs prompt_of(const AttentionInputs& inputs, std::size_t prompt) {
 }  // namespace
 
 TEST_CASE("attention agrees with the f64 formula on every device") {
-  const std::vector<Shape> shapes = {{{1}, 1, 1, 1, 0},          {{7, 1, 0, 12}, 3, 1, 5, 0}, {{65}, 2, 2, 31, 0},
-                                     {{33, 64}, 4, 2, 64, 0},    {{300, 17}, 2, 1, 64, 0},    {{530}, 1, 1, 33, 0},
-                                     {{300}, 2, 1, 16, 1},       {{70, 300}, 2, 1, 24, 40},   {{600}, 1, 1, 128, 257},
-                                     {{64, 64, 64}, 9, 3, 64, 0}};
+  const std::vector<Shape> shapes = {
+      {{1}, 1, 1, 1, 0},        {{7, 1, 0, 12}, 3, 1, 5, 0}, {{65}, 2, 2, 31, 0},  {{33, 64}, 4, 2, 64, 0},
+      {{300, 17}, 2, 1, 64, 0}, {{530}, 1, 1, 33, 0},        {{300}, 2, 1, 16, 1}, {{70, 300}, 2, 1, 24, 40},
+      {{600}, 1, 1, 128, 257},  {{64, 64, 64}, 9, 3, 64, 0}, {{257}, 2, 1, 80, 0}, {{129, 200}, 2, 2, 96, 130},
+      {{270, 3}, 2, 1, 192, 0}, {{130, 300}, 2, 1, 256, 0},  {{400}, 4, 1, 128, 0}};
   const auto devices = test::devices();
   for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
     for (const Shape& shape : shapes) {
@@ -83,13 +84,21 @@ TEST_CASE("attention agrees with the f64 formula on every device") {
 }
 
 TEST_CASE("attention of a prompt does not depend on its neighbours") {
-  for (const auto& ops : test::devices()) {
-    for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
-      const AttentionInputs inputs = inputs_of({{5, 300, 1, 70}, 4, 2, 20, 0}, dtype);
-      const Values all = attention(*ops, inputs);
-      for (std::size_t prompt = 0; prompt + 1 < inputs.cu_seqlens.size(); ++prompt) {
-        const AttentionInputs alone = prompt_of(inputs, prompt);
-        CHECK(attention(*ops, alone) == test::rows_of(all, inputs.cu_seqlens[prompt], alone.cu_seqlens[1]));
+  const std::vector<Shape> shapes = {
+      {{5, 300, 1, 70}, 4, 2, 20, 0}, {{40, 0, 129, 400, 128}, 4, 1, 64, 0}, {{3, 385, 64}, 2, 2, 128, 100}};
+  const auto devices = test::devices();
+  for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+    for (const Shape& shape : shapes) {
+      const AttentionInputs inputs = inputs_of(shape, dtype);
+      for (const auto& ops : devices) {
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(shape.head_dim);
+        const Values all = attention(*ops, inputs);
+        for (std::size_t prompt = 0; prompt + 1 < inputs.cu_seqlens.size(); ++prompt) {
+          const AttentionInputs alone = prompt_of(inputs, prompt);
+          CHECK(attention(*ops, alone) == test::rows_of(all, inputs.cu_seqlens[prompt], alone.cu_seqlens[1]));
+        }
       }
     }
   }
@@ -137,6 +146,36 @@ TEST_CASE("a NaN in a value reaches the tokens that see it and no other") {
         }
       }
     }
+  }
+}
+
+TEST_CASE("a NaN in a key reaches the tokens that see it and no other") {
+  for (const auto& ops : test::devices()) {
+    for (const auto& [window, dtype] :
+         {std::pair{0, Dtype::f64}, {0, Dtype::f32}, {10, Dtype::f32}, {0, Dtype::bf16}, {11, Dtype::bf16}}) {
+      CAPTURE(ops->code_path());
+      CAPTURE(name_of(dtype));
+      AttentionInputs inputs = inputs_of({{90}, 2, 1, 20, window}, dtype);
+      const Values before = attention(*ops, inputs);
+      inputs.key_states.at(41, 3) = std::numeric_limits<double>::quiet_NaN();
+      const Values after = attention(*ops, inputs);
+      for (std::int64_t t = 0; t < 90; ++t) {
+        CAPTURE(t);
+        if (t >= 41 && (window == 0 || t < 41 + window)) {
+          CHECK_FALSE(std::isfinite(after.at(t, 7)));
+        } else {
+          CHECK(test::rows_of(after, t, 1) == test::rows_of(before, t, 1));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("heads wider than a GPU's kernels take are refused") {
+  for (const auto& ops : test::devices()) {
+    if (ops->name() == "cpu") continue;
+    CHECK_THROWS_WITH_AS(attention(*ops, inputs_of({{4}, 1, 1, 264, 0}, Dtype::bf16)),
+                         doctest::Contains("head_dim is 264; the GPU takes up to 256"), Error);
   }
 }
 

@@ -1,10 +1,14 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "device/backends.h"
 #include "device/cpu/onednn.h"
 #include "tests/support/formulas.h"
+#include "tests/support/temp_folder.h"
 
 namespace layerprobe {
 namespace {
@@ -120,7 +124,8 @@ TEST_CASE("a row of a product has the same bits whatever the batch and its place
       const Values w = test::random(shape.out, shape.in, dtype, 2), x = test::random(1100, shape.in, dtype, 1);
       for (const auto& ops : devices) {
         // The products of the slower instruction sets are the second device's.
-        if (shape.in * shape.out > 100'000 && ops != devices[0] && ops != devices[1]) continue;
+        const bool is_slow = ops->name() == "cpu" && ops != devices[0] && ops != devices[1];
+        if (shape.in * shape.out > 100'000 && is_slow) continue;
         CAPTURE(ops->code_path());
         CAPTURE(name_of(dtype));
         CAPTURE(shape.in);
@@ -144,6 +149,72 @@ TEST_CASE("a row of a product has the same bits whatever the batch and its place
         }
       }
     }
+  }
+}
+
+TEST_CASE("a row of a product has the same bits whatever the batch on each GPU at the sizes of a model") {
+  for (const auto& ops : test::devices()) {
+    if (ops->name() == "cpu") continue;
+    for (const auto& [in, out, dtype, has_bias] : {std::tuple{4096, 1536, Dtype::bf16, false},
+                                                   {1536, 4096, Dtype::bf16, true},
+                                                   {4096, 1024, Dtype::f16, true},
+                                                   {2048, 1024, Dtype::f32, true},
+                                                   {2048, 1024, Dtype::f64, false}}) {
+      CAPTURE(name_of(dtype));
+      CAPTURE(in);
+      const std::int64_t tokens = 5000;
+      const auto weight =
+          weight_on(*ops, {test::random(out, in, dtype, 1)}, {has_bias ? test::random(1, out, dtype, 2) : kNoBias});
+      const test::OnDevice x(*ops, test::random(tokens, in, dtype, 3));
+      const auto product = [&](std::int64_t first, std::int64_t count) {
+        const test::OnDevice there(*ops, test::nans(count, out, dtype));
+        ops->matmul({.out = there.tensor(), .x = x.tensor().row_slice(first, count), .weight = *weight});
+        return there.values();
+      };
+      const Values whole = product(0, tokens);
+      for (const auto& [first, count] :
+           {std::pair{0, 1}, {4999, 1}, {77, 7}, {1000, 64}, {3, 129}, {700, 1000}, {904, 4096}}) {
+        CAPTURE(first);
+        CAPTURE(count);
+        CHECK(product(first, count) == test::rows_of(whole, first, count));
+      }
+    }
+  }
+}
+
+TEST_CASE("a device that is given another's choices multiplies alike, and damaged choices are refused") {
+  for (const auto& ops : test::devices()) {
+    const std::vector<device::Ops::MatMulShape> shapes = {{48, 131, Dtype::bf16, false}, {48, 131, Dtype::f32, true}};
+    const std::string choices = ops->matmul_choices(shapes);
+    CHECK(ops->matmul_choices(shapes) == choices);
+    if (ops->name() == "cpu") {
+      CHECK(choices.empty());
+      continue;
+    }
+    const auto other = device::open_device(ops->name(), {});
+    other->use_matmul_choices(choices);
+    CHECK(other->matmul_choices(shapes) == choices);
+    const Values x = test::random(40, 48, Dtype::bf16, 1), w = test::random(131, 48, Dtype::bf16, 2);
+    CHECK(matmul(*other, x, *weight_on(*other, {w})) == matmul(*ops, x, *weight_on(*ops, {w})));
+    CHECK_THROWS_WITH_AS(other->use_matmul_choices("bfloat16[131,48]=12"),
+                         doctest::Contains("\"bfloat16[131,48]=12\" is no shape and algorithm"), Error);
+  }
+}
+
+TEST_CASE("a GPU's choices are remembered in the cache folder and a damaged file there is no hindrance") {
+  for (const device::DeviceInfo& gpu : device::gpus()) {
+    if (!gpu.is_supported) continue;
+    const test::TempFolder folder;
+    const std::vector<device::Ops::MatMulShape> shapes = {{64, 192, Dtype::bf16, false}};
+    const std::string choices = device::open_device(gpu.name, folder.path())->matmul_choices(shapes);
+    std::filesystem::path file;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path())) file = entry.path();
+    CHECK(read_text_file(file) == choices + "\n");
+    CHECK(device::open_device(gpu.name, folder.path())->matmul_choices(shapes) == choices);
+    std::ofstream(file) << "bfloat16[192,64]=" << std::string(128, 'f') << "\nnonsense\n";
+    const std::string again = device::open_device(gpu.name, folder.path())->matmul_choices(shapes);
+    CHECK(again.starts_with("bfloat16[192,64]="));
+    CHECK_FALSE(again.ends_with("ffff"));
   }
 }
 

@@ -49,6 +49,37 @@ TEST_CASE("rms_norm in place gives the same bits") {
   }
 }
 
+TEST_CASE("add_rms_norm has the bits of add and then rms_norm") {
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
+      for (const std::int64_t size : {1, 17, 64, 576, 4096, 20000}) {
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(size);
+        const Values a = test::random(5, size, dtype, 1), b = test::random(5, size, dtype, 2, 3);
+        const Values weight = test::random(1, size, dtype, 3), expected = test::add_in_f64(a, b);
+        const test::OnDevice a_there(*ops, a, 1), b_there(*ops, b), weight_there(*ops, weight);
+        const test::OnDevice sum(*ops, test::nans(5, size, dtype), 2), normed(*ops, test::nans(5, size, dtype));
+        ops->add_rms_norm({.sum = sum.tensor(),
+                           .normed = normed.tensor(),
+                           .a = a_there.tensor(),
+                           .b = b_there.tensor(),
+                           .weight = weight_there.tensor(),
+                           .rms_norm_eps = 1e-6});
+        CHECK(sum.values() == expected);
+        CHECK(normed.values() == rms_norm(*ops, expected, weight, 1e-6));
+        ops->add_rms_norm({.sum = a_there.tensor(),
+                           .normed = normed.tensor(),
+                           .a = a_there.tensor(),
+                           .b = b_there.tensor(),
+                           .weight = weight_there.tensor(),
+                           .rms_norm_eps = 1e-6});
+        CHECK(a_there.values() == expected);
+      }
+    }
+  }
+}
+
 TEST_CASE("rms_norm rounds before it multiplies by the weight, as the reference does") {
   for (const auto& ops : test::devices()) {
     // The row's scale is 0.4361 for the first column: the second makes the mean square 1 / 0.4361^2.
@@ -64,6 +95,21 @@ TEST_CASE("a row of zeros stays zero") {
   for (const auto& ops : test::devices()) {
     const Values zeros = test::filled(2, 33, Dtype::f16, 0);
     CHECK(rms_norm(*ops, zeros, test::random(1, 33, Dtype::f16, 1), 1e-6) == zeros);
+  }
+}
+
+TEST_CASE("add_rms_norm names both shapes when b has another width") {
+  for (const auto& ops : test::devices()) {
+    const test::OnDevice narrow(*ops, test::random(7, 64, Dtype::f32, 1)),
+        wide(*ops, test::random(7, 65, Dtype::f32, 1));
+    const test::OnDevice weight(*ops, test::random(1, 64, Dtype::f32, 1));
+    CHECK_THROWS_WITH_AS(ops->add_rms_norm({.sum = narrow.tensor(),
+                                            .normed = narrow.tensor(),
+                                            .a = narrow.tensor(),
+                                            .b = wide.tensor(),
+                                            .weight = weight.tensor(),
+                                            .rms_norm_eps = 1e-6}),
+                         doctest::Contains("b is [7, 65] float32 where a is [7, 64] float32"), Error);
   }
 }
 

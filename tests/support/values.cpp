@@ -4,10 +4,12 @@
 
 #include <cmath>
 #include <cstring>
+#include <iostream>
 #include <limits>
 #include <random>
 
 #include "base/float16.h"
+#include "device/backends.h"
 #include "device/cpu/cpu_ops.h"
 #include "device/cpu/onednn.h"
 
@@ -160,12 +162,29 @@ Values OnDevice::values() const {
   return values;
 }
 
+namespace {
+
+/// Those that we can use, opened. Says once when there are none.
+std::vector<std::unique_ptr<device::Ops>> open_gpus() {
+  std::vector<std::unique_ptr<device::Ops>> out;
+  for (const device::DeviceInfo& gpu : device::gpus()) {
+    if (gpu.is_supported) out.push_back(device::open_device(gpu.name, /*cache_folder=*/{}));
+  }
+  static bool is_said = false;
+  if (out.empty() && !is_said) std::cout << "no CUDA device: CPU only\n";
+  is_said = true;
+  return out;
+}
+
+}  // namespace
+
 std::vector<std::unique_ptr<device::Ops>> devices() {
   std::vector<std::unique_ptr<device::Ops>> devices;
   devices.push_back(device::cpu_ops());
   for (const device::cpu::Loops* loops : device::cpu::supported_loops()) {
     devices.push_back(device::cpu::cpu_ops_on(*loops, /*native_bf16=*/false, /*threads=*/2));
   }
+  for (auto& gpu : open_gpus()) devices.push_back(std::move(gpu));
   return devices;
 }
 

@@ -59,7 +59,7 @@ class OnDevice {
   device::Tensor tensor_;
 };
 
-/// Every backend and code path that this machine has: the CPU's instruction sets, the fastest first.
+/// Every backend and code path that this machine has: the CPU's instruction sets, the fastest first, then each GPU.
 std::vector<std::unique_ptr<device::Ops>> devices();
 
 }  // namespace layerprobe::test

@@ -32,12 +32,16 @@ class CpuOps : public Ops {
   void synchronize() override {}
 
   Buffer allocate(std::size_t bytes) override { return allocate_bytes(bytes); }
+  std::uint64_t free_bytes() override { return available_bytes(); }
   void copy_from_host(const Tensor& out, const void* host) override;
   void copy_to_host(void* host, const Tensor& x) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
   void matmul(const MatMul& args) override;
+  std::string matmul_choices(std::span<const MatMulShape>) override { return {}; }
+  void use_matmul_choices(std::string_view) override {}
   void embedding(const Embedding& args) override;
   void rms_norm(const RmsNorm& args) override;
+  void add_rms_norm(const AddRmsNorm& args) override;
   void rope(const Rope& args) override;
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
@@ -94,6 +98,12 @@ void CpuOps::embedding(const Embedding& args) {
 void CpuOps::rms_norm(const RmsNorm& args) {
   check(args);
   workers_.for_rows(args.out, [&](Rows rows) { loops_.rms_norm(args, rows); });
+}
+
+void CpuOps::add_rms_norm(const AddRmsNorm& args) {
+  check(args);
+  add({.out = args.sum, .a = args.a, .b = args.b});
+  rms_norm({.out = args.normed, .hidden_states = args.sum, .weight = args.weight, .rms_norm_eps = args.rms_norm_eps});
 }
 
 void CpuOps::rope(const Rope& args) {

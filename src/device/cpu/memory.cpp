@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <string>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -19,6 +21,17 @@ Buffer allocate_bytes(std::size_t bytes) {
                  .fix = "lower --tokens-per-batch, or run fewer layers with --layers"});
   }
   return Buffer(data, bytes, std::free);
+}
+
+std::uint64_t available_bytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string name, unit;
+  std::uint64_t kibibytes = 0;
+  while (meminfo >> name >> kibibytes) {
+    if (name == "MemAvailable:") return kibibytes * 1024;
+    std::getline(meminfo, unit);
+  }
+  return 0;
 }
 
 }  // namespace layerprobe::device::cpu

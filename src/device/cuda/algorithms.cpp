@@ -1,0 +1,232 @@
+#include "device/cuda/algorithms.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <optional>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/text.h"
+#include "kernels/check.h"
+#include "kernels/trial.h"
+
+namespace layerprobe::device::cuda {
+namespace {
+
+namespace fs = std::filesystem;
+using kernels::Matrix;
+
+// At this many tokens candidates are timed: about what a batch has, and a few milliseconds for a layer's shapes.
+constexpr std::int64_t kTrialTokens = 4096;
+constexpr std::int64_t kLeastTrialTokens = 1024;
+constexpr std::int64_t kTrialBytes = std::int64_t{256} << 20;  // of input or result, at most: fewer tokens otherwise
+constexpr std::size_t kTimed = 5;                              // candidates, in cuBLASLt's own order
+constexpr int kRepeats = 3;
+constexpr float kNoticeably = 0.98f;  // of the time of an earlier candidate: less is noise between two runs
+
+// Batches whose rows must have the bits that they have among all tokens: one tile and less, some, and one more.
+constexpr std::array<std::int64_t, 5> kTrialBatches = {1, 7, 64, 250, 1000};
+
+/// "bfloat16[28672,4096]+bias"
+std::string name_of_shape(const Ops::MatMulShape& shape) {
+  return text(name_of(shape.dtype), "[", shape.out_features, ",", shape.in_features, "]",
+              shape.has_bias && Product::adds_bias(shape.dtype) ? "+bias" : "");
+}
+
+std::string text_of_choice(const std::string& name, const Algorithm& algorithm) {
+  std::string out = name + "=";
+  for (const std::uint64_t word : algorithm.data) {
+    for (int shift = 60; shift >= 0; shift -= 4) out += "0123456789abcdef"[word >> shift & 15];
+  }
+  return out;
+}
+
+std::optional<std::pair<std::string, Algorithm>> read_choice(std::string_view choice) {
+  const std::size_t equals = choice.find('=');
+  Algorithm algorithm{};
+  constexpr std::size_t kDigits = 16;
+  if (equals == choice.npos || choice.size() - equals - 1 != kDigits * std::size(algorithm.data)) return std::nullopt;
+  const char* digits = choice.data() + equals + 1;
+  for (std::uint64_t& word : algorithm.data) {
+    const auto [end, error] = std::from_chars(digits, digits + kDigits, word, 16);
+    if (error != std::errc() || end != digits + kDigits) return std::nullopt;
+    digits = end;
+  }
+  return std::pair{std::string(choice.substr(0, equals)), algorithm};
+}
+
+/// Memory and values to try products of one shape on.
+class Trial {
+ public:
+  Trial(Context& context, const Ops::MatMulShape& shape, Product& product)
+      : context_(context),
+        product_(product),
+        in_(padded_features(shape.in_features)),
+        out_(padded_features(shape.out_features)),
+        element_(static_cast<std::int64_t>(size_of(shape.dtype))),
+        num_tokens_(kTrialTokens) {
+    while (num_tokens_ > kLeastTrialTokens && num_tokens_ * std::max(in_, out_) * element_ > kTrialBytes) {
+      num_tokens_ /= 2;
+    }
+    weight_ = random_matrix(out_, in_, shape.dtype, 1);
+    x_ = random_matrix(num_tokens_, in_, shape.dtype, 2);
+    all_ = random_matrix(num_tokens_, out_, shape.dtype, 3);
+    some_ = random_matrix(kTrialBatches.back(), out_, shape.dtype, 3);
+    if (shape.has_bias && Product::adds_bias(shape.dtype)) bias_ = random_matrix(1, out_, shape.dtype, 4);
+    workspace_ = context.allocate(Product::kWorkspaceBytes);
+    differs_ = context.allocate(sizeof(int));
+    kernels::check(cudaEventCreate(begin_.out()), "time products");
+    kernels::check(cudaEventCreate(end_.out()), "time products");
+  }
+
+  std::int64_t num_tokens() const { return num_tokens_; }
+
+  /// Of one product, after one to warm up.
+  float milliseconds(const Algorithm& algorithm) {
+    multiply(algorithm, 0, num_tokens_, all_);
+    kernels::check(cudaEventRecord(begin_.get(), context_.stream()), "time products");
+    for (int i = 0; i < kRepeats; ++i) multiply(algorithm, 0, num_tokens_, all_);
+    kernels::check(cudaEventRecord(end_.get(), context_.stream()), "time products");
+    kernels::check(cudaEventSynchronize(end_.get()), "time products");
+    float elapsed = 0;
+    kernels::check(cudaEventElapsedTime(&elapsed, begin_.get(), end_.get()), "time products");
+    return elapsed / kRepeats;
+  }
+
+  /// Whether rows of smaller batches have the bits that they have among all tokens.
+  bool rows_agree(const Algorithm& algorithm) {
+    kernels::check(cudaMemsetAsync(differs_.data(), 0, sizeof(int), context_.stream()), "compare products");
+    multiply(algorithm, 0, num_tokens_, all_);
+    for (const std::int64_t count : kTrialBatches) {
+      if (!product_.allows(algorithm, count)) return false;
+      const std::int64_t first = num_tokens_ - count - 3;  // another place in a tile than in the whole
+      multiply(algorithm, first, count, some_);
+      kernels::find_difference(static_cast<const std::byte*>(all_.data()) + first * out_ * element_, some_.data(),
+                               static_cast<std::size_t>(count * out_ * element_), static_cast<int*>(differs_.data()),
+                               context_.stream());
+    }
+    int differs = 0;
+    kernels::check(
+        cudaMemcpyAsync(&differs, differs_.data(), sizeof differs, cudaMemcpyDeviceToHost, context_.stream()),
+        "compare products");
+    context_.synchronize();
+    return differs == 0;
+  }
+
+ private:
+  Buffer random_matrix(std::int64_t rows, std::int64_t columns, Dtype dtype, std::uint32_t seed) {
+    Buffer buffer = context_.allocate(static_cast<std::size_t>(rows * columns * element_));
+    kernels::random_values(buffer.data(), rows * columns, dtype, seed, context_.stream());
+    return buffer;
+  }
+
+  void multiply(const Algorithm& algorithm, std::int64_t first, std::int64_t count, const Buffer& out) {
+    product_.run({.out = {out.data(), out_},
+                  .x = {static_cast<std::byte*>(x_.data()) + first * in_ * element_, in_},
+                  .weight = weight_.data(),
+                  .bias = bias_.data(),
+                  .num_tokens = count},
+                 algorithm, workspace_.data(), context_.stream());
+  }
+
+  Context& context_;
+  Product& product_;
+  std::int64_t in_, out_, element_, num_tokens_;
+  Buffer weight_, x_, all_, some_, bias_, workspace_, differs_;
+  Event begin_, end_;
+};
+
+}  // namespace
+
+Algorithms::Algorithms(Context& context, const CublasLt& library, fs::path cache_folder)
+    : context_(context), library_(library), cache_folder_(std::move(cache_folder)) {
+  std::error_code ignored;
+  if (cache_folder_.empty() || !fs::is_regular_file(cache_file(), ignored)) return;
+  try {
+    for (const std::string& line : split(read_text_file(cache_file(), 1'000'000), '\n')) {
+      if (const auto choice = read_choice(line)) chosen_.insert(*choice);
+    }
+  } catch (const Error&) {  // chosen again, then
+  }
+}
+
+const Algorithm& Algorithms::of(const Ops::MatMulShape& shape, Product& product) {
+  const std::string name = name_of_shape(shape);
+  const auto found = chosen_.find(name);
+  if (found != chosen_.end() && product.allows(found->second, 1)) return found->second;
+  const Algorithm& algorithm = chosen_[name] = choose(shape, product);
+  remember();
+  return algorithm;
+}
+
+Algorithm Algorithms::choose(const Ops::MatMulShape& shape, Product& product) {
+  Trial trial(context_, shape, product);
+  const std::vector<Algorithm> candidates = product.candidates(trial.num_tokens());
+  std::vector<std::pair<float, std::size_t>> timed;  // milliseconds, and which; the untimed last, in their order
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    timed.emplace_back(i < kTimed ? trial.milliseconds(candidates[i]) : 1e30f, i);
+  }
+  while (!timed.empty()) {
+    auto best = timed.begin();
+    for (auto other = timed.begin(); other != timed.end(); ++other) {
+      if (other->first < kNoticeably * best->first) best = other;
+    }
+    if (trial.rows_agree(candidates[best->second])) return candidates[best->second];
+    timed.erase(best);
+  }
+  throw Error({.kind = ErrorKind::device,
+               .where = text("matmul ", name_of_shape(shape)),
+               .what = text("none of the ", candidates.size(), " algorithms of cuBLASLt ", library_.version(),
+                            " gives a token the same bits in every batch"),
+               .fix = "use another version of the library, or another --dtype"});
+}
+
+std::string Algorithms::text_of(const Ops::MatMulShape& shape) const {
+  const std::string name = name_of_shape(shape);
+  return text_of_choice(name, chosen_.at(name));
+}
+
+void Algorithms::use(std::string_view text) {
+  for (const std::string& part : split(text, ' ')) {
+    if (part.empty()) continue;
+    const auto choice = read_choice(part);
+    if (!choice) {
+      throw Error({.kind = ErrorKind::input,
+                   .where = "chosen product algorithms",
+                   .what = layerprobe::text("\"", part, "\" is no shape and algorithm"),
+                   .fix = "start the run anew with --overwrite"});
+    }
+    chosen_.insert_or_assign(choice->first, choice->second);
+  }
+}
+
+fs::path Algorithms::cache_file() const {
+  std::string model = context_.model();
+  for (char& c : model) {
+    if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '-';
+  }
+  return cache_folder_ / text("products-", model, "-cublaslt-", library_.version(), ".txt");
+}
+
+/// Best effort: what cannot be remembered is chosen again next time.
+void Algorithms::remember() const {
+  if (cache_folder_.empty()) return;
+  std::string all;
+  for (const auto& [name, algorithm] : chosen_) all += text_of_choice(name, algorithm) + "\n";
+  std::error_code ignored;
+  fs::create_directories(cache_folder_, ignored);
+  const fs::path partial = cache_file().string() + text(".", getpid());
+  try {
+    fs::remove(partial, ignored);
+    File::create(partial).write_at(0, std::as_bytes(std::span(all)));
+    rename_durably(partial, cache_file());
+  } catch (const Error&) {
+    fs::remove(partial, ignored);
+  }
+}
+
+}  // namespace layerprobe::device::cuda

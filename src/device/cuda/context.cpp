@@ -1,0 +1,190 @@
+#include "device/cuda/context.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "device/cuda/cuda_ops.h"
+#include "kernels/check.h"
+
+namespace layerprobe::device::cuda {
+namespace {
+
+using kernels::check;
+
+constexpr int kOldestCapability = 80;
+constexpr std::size_t kSegmentBytes = std::size_t{4} << 20;
+constexpr std::uint64_t kLeastFreeBytes = std::uint64_t{512} << 20;  // for libraries, workspace and a small layer
+
+/// "13.0" of CUDA's 13000.
+std::string version_text(int version) { return text(version / 1000, ".", version % 1000 / 10); }
+
+int count_gpus() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaSuccess) return count;
+  cudaGetLastError();  // the runtime keeps it, and would give it to the next launch
+  if (status == cudaErrorNoDevice) return 0;
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  throw Error({.kind = ErrorKind::device,
+               .where = "cuda",
+               .what = driver == 0 ? std::string("no NVIDIA driver is loaded")
+                       : status == cudaErrorInsufficientDriver
+                           ? text("the NVIDIA driver is for CUDA ", version_text(driver), "; the program needs ",
+                                  version_text(runtime))
+                           : std::string(cudaGetErrorString(status)),
+               .fix = "see what nvidia-smi says, install a newer driver, or use --device-map cpu"});
+}
+
+void require_capability(const std::string& name, const cudaDeviceProp& properties) {
+  if (properties.major * 10 + properties.minor >= kOldestCapability) return;
+  throw Error({.kind = ErrorKind::device,
+               .where = name,
+               .what = text(properties.name, " has compute capability ", properties.major, ".", properties.minor,
+                            "; the program needs 8.0 (A100) or later"),
+               .fix = "choose another GPU, or use --device-map cpu"});
+}
+
+[[noreturn]] void refuse_full(const std::string& name, const std::string& what) {
+  throw Error({.kind = ErrorKind::resource,
+               .where = name,
+               .what = what,
+               .fix = "nvidia-smi shows which programs hold it: wait for them, or choose another GPU"});
+}
+
+}  // namespace
+
+Context::Context(int index) : index_(index) {
+  const int count = count_gpus();
+  if (index < 0 || index >= count) {
+    throw Error({.kind = ErrorKind::usage,
+                 .where = name(),
+                 .what = text("there ", count == 1 ? "is 1 GPU" : text("are ", count, " GPUs")),
+                 .fix = count == 0 ? "use --device-map cpu, or see whether CUDA_VISIBLE_DEVICES hides the GPUs"
+                                   : text("choose cuda:0", count > 1 ? text(" to cuda:", count - 1) : "")});
+  }
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), name());
+  model_ = properties.name;
+  capability_ = properties.major * 10 + properties.minor;
+  require_capability(name(), properties);
+
+  const cudaError_t status = cudaSetDevice(index);  // makes CUDA's own context, which takes some of the memory
+  if (status == cudaErrorMemoryAllocation || status == cudaErrorDevicesUnavailable) {
+    cudaGetLastError();
+    refuse_full(name(), text("other programs leave none of its ", bytes_text(properties.totalGlobalMem)));
+  }
+  check(status, text("start ", name()));
+  if (free_bytes() < kLeastFreeBytes) {
+    refuse_full(name(), text(bytes_text(free_bytes()), " of its ", bytes_text(properties.totalGlobalMem), " are free"));
+  }
+  check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), text("make a stream on ", name()));
+  cudaMemPool_t pool = nullptr;
+  check(cudaDeviceGetDefaultMemPool(&pool, index), text("use the memory of ", name()));
+  std::uint64_t keep_all = UINT64_MAX;  // what is given back stays with the program, for the next allocation
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep_all), text("use the memory of ", name()));
+  check(cudaMallocHost(staging_.out(), segments_.size() * kSegmentBytes), "allocate pinned memory");
+  for (Segment& segment : segments_) {
+    check(cudaEventCreateWithFlags(segment.copied.out(), cudaEventDisableTiming), text("make an event on ", name()));
+  }
+}
+
+std::string Context::name() const { return text("cuda:", index_); }
+
+void Context::use() const { check(cudaSetDevice(index_), text("use ", name())); }
+
+void Context::synchronize() const { check(cudaStreamSynchronize(stream()), text("run on ", name())); }
+
+std::uint64_t Context::free_bytes() const {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), text("ask for the free memory of ", name()));
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t reserved = 0, used = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, index_) == cudaSuccess) {
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used);
+  }
+  return free + (reserved - used);
+}
+
+Buffer Context::allocate(std::size_t bytes) const {
+  void* data = nullptr;
+  const cudaError_t status = cudaMallocAsync(&data, std::max<std::size_t>(bytes, 1), stream());
+  if (status == cudaErrorMemoryAllocation || status == cudaErrorInvalidValue) {
+    cudaGetLastError();  // the runtime keeps it, and would give it to the next launch
+    throw Error({.kind = ErrorKind::resource,
+                 .where = name(),
+                 .what = text("not enough memory for ", bytes, " bytes: ", bytes_text(free_bytes()), " are free"),
+                 .fix = "lower --tokens-per-batch, or run fewer layers with --layers"});
+  }
+  check(status, text("allocate memory on ", name()));
+  return Buffer(data, bytes, [stream = stream()](void* given) { cudaFreeAsync(given, stream); });
+}
+
+/// Copies up to a segment's bytes to pinned memory that the stream reads them from.
+void* Context::stage(const void* host, std::size_t bytes) {
+  if (segments_[segment_].used + bytes > kSegmentBytes) {
+    check(cudaEventRecord(segments_[segment_].copied.get(), stream()), text("copy to ", name()));
+    segment_ = (segment_ + 1) % segments_.size();
+    check(cudaEventSynchronize(segments_[segment_].copied.get()), text("copy to ", name()));
+    segments_[segment_].used = 0;
+  }
+  std::byte* const place =
+      static_cast<std::byte*>(staging_.get()) + segment_ * kSegmentBytes + segments_[segment_].used;
+  std::memcpy(place, host, bytes);
+  segments_[segment_].used += (bytes + 15) / 16 * 16;
+  return place;
+}
+
+void Context::copy_bytes(void* to, const void* host, std::size_t bytes) {
+  for (std::size_t done = 0; done < bytes; done += kSegmentBytes) {
+    const std::size_t count = std::min(kSegmentBytes, bytes - done);
+    const void* const staged = stage(static_cast<const std::byte*>(host) + done, count);
+    check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, staged, count, cudaMemcpyHostToDevice, stream()),
+          text("copy to ", name()));
+  }
+}
+
+void Context::copy_from_host(const Tensor& out, const void* host) {
+  const std::size_t row_bytes = static_cast<std::size_t>(out.columns) * size_of(out.dtype);
+  if (out.is_contiguous()) return copy_bytes(out.data, host, row_bytes * static_cast<std::size_t>(out.rows));
+  const auto rows_at_once = static_cast<std::int64_t>(kSegmentBytes / row_bytes);
+  for (std::int64_t row = 0; row < out.rows; row += std::max<std::int64_t>(rows_at_once, 1)) {
+    const Tensor rows = out.row_slice(row, std::min(out.rows - row, std::max<std::int64_t>(rows_at_once, 1)));
+    const auto* const from = static_cast<const std::byte*>(host) + static_cast<std::size_t>(row) * row_bytes;
+    if (rows_at_once == 0) {  // longer than a segment
+      copy_bytes(rows.data, from, row_bytes);
+      continue;
+    }
+    const void* const staged = stage(from, row_bytes * static_cast<std::size_t>(rows.rows));
+    check(
+        cudaMemcpy2DAsync(rows.data, static_cast<std::size_t>(rows.row_stride) * size_of(rows.dtype), staged, row_bytes,
+                          row_bytes, static_cast<std::size_t>(rows.rows), cudaMemcpyHostToDevice, stream()),
+        text("copy to ", name()));
+  }
+}
+
+std::vector<DeviceInfo> gpus() {
+  std::vector<DeviceInfo> out;
+  int count = 0;
+  try {
+    count = count_gpus();
+  } catch (const Error&) {
+    return out;
+  }
+  for (int index = 0; index < count; ++index) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index), text("ask for the properties of cuda:", index));
+    out.push_back({.name = text("cuda:", index),
+                   .model = properties.name,
+                   .total_bytes = properties.totalGlobalMem,
+                   .is_supported = properties.major * 10 + properties.minor >= kOldestCapability});
+  }
+  return out;
+}
+
+}  // namespace layerprobe::device::cuda

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "base/handle.h"
+#include "device/ops.h"
+
+namespace layerprobe::device::cuda {
+
+using Stream = Handle<cudaStream_t, cudaStreamDestroy>;
+using Event = Handle<cudaEvent_t, cudaEventDestroy>;
+using PinnedMemory = Handle<void*, cudaFreeHost>;
+
+/// One GPU as its operations use it: a stream that all of them are queued on, memory, and the way of small things from
+/// the host. One thread at a time; use() first where the calling thread may have used another GPU.
+class Context {
+ public:
+  /// Throws Error(usage) when there is no GPU of that number, Error(device) when there is no driver or the GPU is too
+  /// old, Error(resource) when other programs hold its memory.
+  explicit Context(int index);
+
+  std::string name() const;                            // "cuda:0"
+  const std::string& model() const { return model_; }  // "NVIDIA H100 80GB HBM3"
+  int capability() const { return capability_; }       // 90 for compute capability 9.0
+  cudaStream_t stream() const { return stream_.get(); }
+
+  void use() const;
+  void synchronize() const;
+  std::uint64_t free_bytes() const;
+
+  /// As Ops::allocate. Memory comes and goes in the stream's order: what is queued before a buffer's end may use it
+  /// still. Buffers end before the context.
+  Buffer allocate(std::size_t bytes) const;
+
+  /// Queues the copy of rows to `out`; they lie packed at `host`, which is free again on return.
+  void copy_from_host(const Tensor& out, const void* host);
+  /// The same for values of any type, into memory of their own.
+  template <typename T>
+  Buffer upload(std::span<const T> values) {
+    Buffer buffer = allocate(values.size_bytes());
+    copy_bytes(buffer.data(), values.data(), values.size_bytes());
+    return buffer;
+  }
+
+ private:
+  struct Segment {
+    std::size_t used = 0;
+    Event copied;  // what was queued from it
+  };
+
+  void copy_bytes(void* to, const void* host, std::size_t bytes);
+  void* stage(const void* host, std::size_t bytes);
+
+  int index_;
+  std::string model_;
+  int capability_ = 0;
+  Stream stream_;
+  PinnedMemory staging_;  // the segments, one after the other
+  std::array<Segment, 4> segments_;
+  std::size_t segment_ = 0;
+};
+
+}  // namespace layerprobe::device::cuda

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "device/cuda/algorithms.h"
+
+namespace layerprobe::device::cuda {
+
+/// Matrix products on one GPU, by cuBLASLt. One thread at a time.
+class MatMuls {
+ public:
+  MatMuls(Context& context, std::filesystem::path cache_folder);
+
+  /// "cuBLASLt 13.1.0"
+  std::string library() const;
+
+  std::unique_ptr<MatMulWeight> weight(const Ops::MatMulWeightParts& parts);
+  void multiply(const Ops::MatMul& args);
+
+  /// As in Ops.
+  std::string choices(std::span<const Ops::MatMulShape> shapes);
+  void use_choices(std::string_view text) { algorithms_.use(text); }
+
+ private:
+  struct Chosen {
+    Product product;
+    Algorithm algorithm;
+  };
+  Chosen& chosen(const Ops::MatMulShape& shape);
+
+  Context& context_;
+  CublasLt library_;
+  CublasLt::Owned<cublasLtContext> handle_;
+  Buffer workspace_;
+  Algorithms algorithms_;
+  std::map<Ops::MatMulShape, Chosen> products_;
+};
+
+}  // namespace layerprobe::device::cuda
