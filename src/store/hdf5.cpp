@@ -27,6 +27,7 @@ Type float16_type(std::size_t exponent_bits, std::size_t bias) {
 }  // namespace
 
 void prepare() {
+  H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   H5PLset_loading_state(0);
 }
