@@ -240,7 +240,7 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
                    "auto (config.json's; bfloat16 for a GGUF), bfloat16, float16, float32 or float64")
       ->capture_default_str()
       ->type_name("DTYPE");
-  command->add_option("--device-map", run_options.device_map, "auto or cpu")
+  command->add_option("--device-map", run_options.device_map, "auto (a GPU where there is one), cpu, cuda or cuda:N")
       ->envname("DEVICE_MAP")
       ->capture_default_str()
       ->type_name("MAP");

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "device/backends.h"
 #include "model/tensors.h"
 
 namespace layerprobe::runtime {
@@ -50,13 +51,19 @@ InputOptions with_default(InputOptions input, plan::TestType test_type) {
                       "--random-hidden-states"});
 }
 
-/// The one device of a run: the host's processors.
-void check_device_map(const std::string& device_map) {
-  if (device_map == "auto" || device_map == "cpu" || device_map == "cpu:0") return;
-  throw Error({.kind = ErrorKind::usage,
-               .where = "--device-map",
-               .what = text("\"", device_map, "\" is not available: this program has no GPU backend yet"),
-               .fix = "use --device-map cpu, or auto"});
+/// The one device of a run. `auto` is the first GPU that can be used, where there is one.
+std::unique_ptr<device::Ops> open_mapped(const std::string& device_map) {
+  if (device_map != "auto") {
+    try {
+      return device::open_device(device_map);
+    } catch (const Error& error) {
+      throw error.within("--device-map");
+    }
+  }
+  for (const device::DeviceInfo& gpu : device::gpus()) {
+    if (gpu.is_supported) return device::open_device(gpu.name);
+  }
+  return device::open_device("cpu");
 }
 
 tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
@@ -77,8 +84,7 @@ tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
 Prepared::Prepared(const RunOptions& options, const Watch& watch)
     : checkpoint(weights::Checkpoint::open(options.model)),
       config(model::read_config(checkpoint.config(), config_name())) {
-  check_device_map(options.device_map);
-  ops = device::cpu_ops();
+  ops = open_mapped(options.device_map);
   warn_unused(watch);
   const InputOptions input = with_default(options.input, options.request.test_type);
   if (input.feeds_hidden_states()) {

@@ -14,6 +14,7 @@
 #include "capture/recorder.h"
 #include "device/ops.h"
 #include "model/weights.h"
+#include "runtime/device_needs.h"
 #include "runtime/forward_pass.h"
 #include "runtime/prepared.h"
 #include "runtime/schedule.h"
@@ -36,7 +37,7 @@ std::string now_text() {
   return out.data();
 }
 
-store::Layout make_layout(const Prepared& prepared, const RunOptions& options) {
+store::Layout make_layout(const Prepared& prepared, const RunOptions& options, const std::string& matmul_choices) {
   const plan::Plan& plan = prepared.plan;
   store::Layout layout;
   layout.points = plan.points;
@@ -49,7 +50,8 @@ store::Layout make_layout(const Prepared& prepared, const RunOptions& options) {
                      {"dtype", std::string(name_of(plan.dtype))},
                      {"numerics", std::string("reference")},
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
-                     {"code_path", prepared.ops->code_path()}};
+                     {"code_path", prepared.ops->code_path()},
+                     {kMatMulChoices, matmul_choices}};
   layout.information = {{"model", std::filesystem::absolute(prepared.checkpoint.path()).string()},
                         {"program", std::string("layerprobe ") + LAYERPROBE_VERSION},
                         {"command_line", options.command_line},
@@ -209,6 +211,15 @@ class Session {
   std::uint64_t bytes_done_ = 0, bytes_total_ = 0, tokens_done_ = 0, tokens_total_ = 0;
 };
 
+/// Of the tokens that go through a layer at once.
+std::int64_t largest_batch(const Prepared& prepared) {
+  std::int64_t longest = 0;
+  for (std::int64_t prompt = 0; prompt < prepared.prompts.num_prompts(); ++prompt) {
+    longest = std::max(longest, prepared.prompts.length(prompt));
+  }
+  return std::max(longest, std::min(prepared.plan.tokens_per_batch, prepared.prompts.num_tokens()));
+}
+
 /// Everything from the first weight read to the file's final name.
 void run_into(store::Writer* writer, Prepared& prepared, const store::Layout& layout, const RunOptions& options,
               const Watch& watch, RunReport& report) {
@@ -242,8 +253,6 @@ void Watch::stop_if_asked() const {
 RunReport run(const RunOptions& options, const Watch& watch) {
   const Clock::time_point start = Clock::now();
   Prepared prepared(options, watch);
-  const store::Layout layout = make_layout(prepared, options);
-
   RunReport report;
   report.test_type = prepared.plan.test_type;
   report.dtype = prepared.plan.dtype;
@@ -253,6 +262,12 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   report.output = !options.output.empty()
                       ? options.output
                       : text(prepared.checkpoint.display_name(), "-", plan::name_of(prepared.plan.test_type), ".h5");
+
+  expect_memory(*prepared.ops, prepared.config, prepared.plan, largest_batch(prepared));
+  const bool resumes = options.if_exists == store::Writer::IfExists::resume && report.output != "none";
+  const std::string partial = resumes ? text(report.output, store::kPartialSuffix) : "";
+  const store::Layout layout =
+      make_layout(prepared, options, choose_matmuls(*prepared.ops, prepared.config, prepared.plan, partial));
 
   std::optional<store::Writer> writer;
   if (report.output != "none") writer.emplace(report.output, layout, options.if_exists);

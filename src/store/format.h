@@ -3,8 +3,8 @@
 // clang-format off
 /// A captured run on disk, version 1: a specification, enough to write the file from another language.
 ///
-/// The file is HDF5, written with the library's bounds (V18, V110): superblock 2, every piece of metadata with a
-/// checksum. Everything is little-endian. No type of variable length anywhere, no link but hard ones, no filter: every
+/// The file is HDF5, written with the library's bounds (V18, V110), of h5py libver=("v108", "v110"): superblock 2, every
+/// piece of metadata with a checksum. Everything is little-endian. No type of variable length anywhere, no link but hard ones, no filter: every
 /// dataset is contiguous with its space allocated, so that its bytes are those at H5Dget_offset(), row-major, and can
 /// be read without HDF5. A reader refuses anything else before it reads it. Names are case-sensitive UTF-8.
 ///

@@ -27,6 +27,9 @@ Type float16_type(std::size_t exponent_bits, std::size_t bias) {
 }  // namespace
 
 void prepare() {
+  // Before any other call: everything is closed by us, and at the program's end the library would go through files that
+  // a failing disk kept it from closing, which crashes it.
+  [[maybe_unused]] static const herr_t once = H5dont_atexit();
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   H5PLset_loading_state(0);
 }

@@ -124,9 +124,11 @@ TEST_CASE("compare prints the same with any number of threads") {
   std::string first;
   for (const char* threads : {"1", "2", "3", "7"}) {
     CAPTURE(threads);
+    const char* const before = std::getenv("OMP_NUM_THREADS");
+    const std::string kept = before == nullptr ? "" : before;
     ::setenv("OMP_NUM_THREADS", threads, 1);
     const test::Finished finished = test::run_layerprobe({"compare", "--json", reference, candidate});
-    ::unsetenv("OMP_NUM_THREADS");
+    before == nullptr ? ::unsetenv("OMP_NUM_THREADS") : ::setenv("OMP_NUM_THREADS", kept.c_str(), 1);
     CHECK(finished.exit_code == 1);
     if (first.empty()) first = finished.out;
     CHECK(finished.out == first);

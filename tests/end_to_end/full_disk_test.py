@@ -78,8 +78,13 @@ def try_disk(name, folder, undisturbed, size):
     print(f"{name}: refused, stopped and resumed, ran on while the disk filled")
 
 
-def mount(*arguments):
-    return subprocess.run(["mount", *arguments], stderr=subprocess.PIPE, text=True)
+def why_not(*command):
+    """Runs the command; what kept it from succeeding, or None."""
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        return f"there is no {command[0]}"
+    return done.stderr.strip() or f"{command[0]} failed" if done.returncode != 0 else None
 
 
 with tempfile.TemporaryDirectory() as work:
@@ -93,12 +98,12 @@ with tempfile.TemporaryDirectory() as work:
     image = work / "image"
     with open(image, "wb") as file:
         file.truncate(4 * size + 16 * MB)
-    subprocess.run(["mkfs.ext4", "-q", image], check=False)
     for name, arguments in (("tmpfs", ["-t", "tmpfs", "-o", f"size={4 * size}", "tmpfs", disk]),
                             ("ext4", ["-o", "loop", image, disk])):
-        mounted = mount(*arguments)
-        if mounted.returncode != 0:
-            print(f"{name}: not tried, it cannot be mounted here: {mounted.stderr.strip()}")
+        reason = why_not("mkfs.ext4", "-q", image) if name == "ext4" else None
+        reason = reason or why_not("mount", *arguments)
+        if reason is not None:
+            print(f"{name}: not tried here: {reason}")
             continue
         try:
             try_disk(name, disk, undisturbed, size)

@@ -240,7 +240,7 @@ inline F32 exponential(F32 x) {
   p = multiply_add(p, r, F32{} + 1.6666665459e-1f);
   p = multiply_add(p, r, F32{} + 5.0000001201e-1f);
   p = multiply_add(p, r * r, r) + 1.0f;
-  const F32 half_scale = (F32)(((I32)shifted << 23) + (126 << 23));  // 2^(n - 1): 2^n itself may be infinite
+  const F32 half_scale = (F32)(((U32)shifted << 23) + (126u << 23));  // 2^(n - 1): 2^n itself may be infinite
   p = p * half_scale;
   p = p + p;
   return x < -87.0f ? F32{} : p;

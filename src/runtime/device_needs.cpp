@@ -1,0 +1,83 @@
+#include "runtime/device_needs.h"
+
+#include <algorithm>
+#include <variant>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "model/decoder_layer.h"
+#include "model/tensors.h"
+#include "store/reader.h"
+
+namespace layerprobe::runtime {
+namespace {
+
+std::uint64_t bytes_of(const model::ExpectedTensor& tensor, Dtype dtype) {
+  std::uint64_t bytes = size_of(dtype);
+  for (const std::int64_t size : tensor.shape) bytes *= static_cast<std::uint64_t>(size);
+  return bytes;
+}
+
+/// Of all that is on the device at once.
+std::uint64_t weights_bytes(const model::ModelConfig& config, const plan::Plan& plan) {
+  std::uint64_t layers = 0, largest_layer = 0;
+  for (const std::int64_t layer : plan.layers) {
+    std::uint64_t bytes = 0;
+    for (const model::ExpectedTensor& tensor : model::layer_tensors(config, layer)) {
+      bytes += bytes_of(tensor, plan.dtype);
+    }
+    layers += bytes;
+    largest_layer = std::max(largest_layer, bytes);
+  }
+  std::uint64_t total = plan.test_type == plan::TestType::single ? largest_layer : layers;
+  if (plan.runs_embedding) total += bytes_of(model::embedding_tensor(config), plan.dtype);
+  if (plan.runs_norm) total += bytes_of(model::norm_tensor(config), plan.dtype);
+  if (plan.runs_lm_head) total += bytes_of(model::lm_head_tensor(config), plan.dtype);
+  return total;
+}
+
+}  // namespace
+
+void expect_memory(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
+                   std::int64_t batch_tokens) {
+  const std::uint64_t weights = weights_bytes(config, plan);
+  const std::uint64_t activations = model::Activations::bytes(config, plan.dtype, batch_tokens);
+  const std::uint64_t free = ops.free_bytes();
+  if (weights <= free && activations <= free - weights) return;
+  const bool batch_is_large = weights < free && activations > free - weights;
+  throw Error({.kind = ErrorKind::resource,
+               .where = ops.name(),
+               .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(activations),
+                            " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " are free"),
+               .fix = batch_is_large
+                          ? "lower --tokens-per-batch, or give shorter prompts"
+                          : "run fewer layers (--test-type multi --layers, or single), or take another device: "
+                            "--device-map"});
+}
+
+std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
+                           const std::filesystem::path& partial) {
+  if (!partial.empty() && std::filesystem::exists(partial)) {
+    const store::Reader reader(partial);
+    const auto found = reader.attributes().find(kMatMulChoices);
+    const auto* choices = found == reader.attributes().end() ? nullptr : std::get_if<std::string>(&found->second);
+    if (choices != nullptr && !choices->empty()) {
+      ops.use_matmul_choices(*choices);
+      return *choices;
+    }
+  }
+  std::vector<device::Ops::MatMulShape> shapes;
+  if (!plan.layers.empty()) {
+    const std::int64_t hidden = config.hidden_size, query = config.query_size();
+    shapes = {{hidden, query + 2 * config.key_value_size(), plan.dtype, config.qkv_bias},
+              {query, hidden, plan.dtype, config.o_bias},
+              {hidden, 2 * config.intermediate_size, plan.dtype, config.mlp_bias},
+              {config.intermediate_size, hidden, plan.dtype, config.mlp_bias}};
+  }
+  if (plan.runs_lm_head) shapes.push_back({config.hidden_size, config.vocab_size, plan.dtype, false});
+  return ops.matmul_choices(shapes);
+}
+
+}  // namespace layerprobe::runtime
