@@ -3,7 +3,9 @@
 // A sum that is not finite says that an element was not, and the row is gone through again with an eye on each element.
 // Bound by instructions, about eleven an element, closely followed by memory bandwidth.
 //
-// Then a warp takes a prompt: a lane reads a row's sums, and all of them add the 32 rows' up in order.
+// Then a warp takes a prompt: a lane reads a row's sums, and all of them add the 32 rows' up in order: that takes as
+// long as the longest prompt has rows. Measured with the copies to and from the host: 68 us on an H100 80GB for 8
+// prompts of [1024, 4096] bf16, by layerprobe_bench_device.
 #include "kernels/append_statistics.h"
 
 #include "kernels/check.h"
@@ -46,30 +48,47 @@ struct Lane {
     sum += value;
     const double wide = value;
     sum_of_squares = sizeof(A) < sizeof(double) ? fma(wide, wide, sum_of_squares) : sum_of_squares + wide * wide;
-    min = value < min ? value : min;
-    max = value > max ? value : max;
+    min = fmin(value, min);
+    max = fmax(value, max);
     const A of_value = fabs(value);
     if (of_value > magnitude) {
       magnitude = of_value;
       step = at_step;
     }
   }
-};
-
-template <typename T, bool kMayBeNonFinite>
-__device__ Lane<Scalar<T>> lane_of_row(const T* x, int columns) {
-  Lane<Scalar<T>> lane;
-  const int steps = (columns - static_cast<int>(threadIdx.x) + 31) / 32;
-  x += threadIdx.x;
-#pragma unroll 8
-  for (int step = 0; step < steps; ++step) {
-    const Scalar<T> value = value_of(x[step * 32]);
-    if (!kMayBeNonFinite || is_finite(value)) {
-      lane.add(value, step);
+  /// Elements that are not finite are counted and left out of everything else.
+  __device__ void add_any(A value, int at_step) {
+    if (is_finite(value)) {
+      add(value, at_step);
     } else {
-      ++(value != value ? lane.nan_count : lane.inf_count);
+      ++(value != value ? nan_count : inf_count);
     }
   }
+};
+
+/// kFinite: the elements are, or the sums will say that they are not.
+template <typename T, bool kFinite>
+__device__ Lane<Scalar<T>> lane_of_row(const T* x, int columns) {
+  constexpr int kAtOnce = 16;  // on their way
+  Lane<Scalar<T>> lane;
+  const auto add = [&](T element, int step) {
+    if constexpr (kFinite) {
+      lane.add(value_of(element), step);
+    } else {
+      lane.add_any(value_of(element), step);
+    }
+  };
+  const int steps = (columns - static_cast<int>(threadIdx.x) + 31) / 32;
+  x += threadIdx.x;
+  int step = 0;
+  for (; step + kAtOnce <= steps; step += kAtOnce) {
+    T elements[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) elements[i] = x[(step + i) * 32];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) add(elements[i], step + i);
+  }
+  for (; step < steps; ++step) add(x[step * 32], step);
   return lane;
 }
 
@@ -79,9 +98,9 @@ __global__ void __launch_bounds__(32 * kWarps) row_sums_kernel(AppendStatistics 
   const std::int64_t row = std::int64_t{blockIdx.x} * kWarps + threadIdx.y;
   if (row >= args.num_rows) return;
   const T* x = static_cast<const T*>(args.x.data) + row * args.x.row_stride;
-  Lane<A> lane = lane_of_row<T, false>(x, static_cast<int>(args.columns));
+  Lane<A> lane = lane_of_row<T, true>(x, static_cast<int>(args.columns));
   const bool finite = is_finite(lane.sum) && is_finite(lane.sum_of_squares);
-  if (__any_sync(kAllLanes, !finite)) lane = lane_of_row<T, true>(x, static_cast<int>(args.columns));
+  if (__any_sync(kAllLanes, !finite)) lane = lane_of_row<T, false>(x, static_cast<int>(args.columns));
 
   Place<A> largest{lane.magnitude, lane.step < 0 ? -1 : std::int64_t{lane.step} * 32 + threadIdx.x, 0};
 #pragma unroll

@@ -3,8 +3,10 @@
 // What the attention kernels share: which keys a query sees, and what becomes of values that are not finite.
 
 #include <cstdint>
+#include <string>
 
 #include "kernels/attention.h"
+#include "kernels/check.h"
 #include "kernels/element.cuh"
 
 namespace layerprobe::kernels {
@@ -14,6 +16,22 @@ namespace layerprobe::kernels {
 void attention_mma(const Attention& args, cudaStream_t stream);
 void attention_wgmma(const Attention& args, cudaStream_t stream);
 void attention_fma(const Attention& args, cudaStream_t stream);
+
+/// Lets `kernel` have that much shared memory. Throws Error(device) on a GPU that has less: compute capability 8.0 has
+/// enough for all kernels, 8.6 and 8.9 for heads of up to 128 columns but in f64.
+inline void allow_shared_memory(const void* kernel, int bytes) {
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), "prepare attention");
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "prepare attention");
+  if (bytes > most) {
+    throw Error({.kind = ErrorKind::device,
+                 .where = "attention",
+                 .what = "heads this wide take " + std::to_string(bytes) +
+                         " bytes of shared memory in this dtype; the GPU has " + std::to_string(most),
+                 .fix = "choose another --dtype or GPU, or use --device-map cpu"});
+  }
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "prepare attention");
+}
 
 constexpr std::int32_t kNoWindow = INT32_MAX / 2;  // more than there are tokens, and room to add to it
 

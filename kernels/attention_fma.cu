@@ -228,8 +228,7 @@ __global__ void __launch_bounds__(kThreads) attention_fma_kernel(Attention args)
 template <typename A, int kDim>
 void launch(const Attention& args, cudaStream_t stream) {
   constexpr int kBytes = Sizes<A, kDim>::kBytes;
-  check(cudaFuncSetAttribute(attention_fma_kernel<A, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "prepare attention");
+  allow_shared_memory(reinterpret_cast<const void*>(&attention_fma_kernel<A, kDim>), kBytes);
   const dim3 blocks(static_cast<unsigned>(args.num_tiles), static_cast<unsigned>(args.num_heads));
   attention_fma_kernel<A, kDim><<<blocks, kThreads, kBytes, stream>>>(args);
 }

@@ -6,7 +6,9 @@
 // shared memory is multiplied twice. Values are on their way while scores are computed, the next keys while values are
 // multiplied; two blocks on a multiprocessor fill each other's waits. Sums, maxima and the softmax are f32; the weights
 // are rounded to the tensors' dtype before they meet the values, not yet divided by their sum, as torch's flash kernels
-// do. Bound by the tensor cores.
+// do. Bound by the tensor cores. Measured on an H100 80GB, which has a faster way (attention_wgmma.cu), 32 heads of 128
+// and 8 of keys in bf16, by layerprobe_bench_device: 240, 296 and 336 TFLOP/s for 8 prompts of 1,024 tokens, 2 of 4,096
+// and 1 of 16,384.
 //
 // Blocks of queries and of keys begin at the prompt's first token and a row of a tile is computed by itself, so that a
 // row's bits depend on its prompt alone.
@@ -201,8 +203,7 @@ __global__ void __launch_bounds__(Sizes<kDim>::kThreads, kDim <= 128 ? 2 : 1) at
 template <typename T, int kDim>
 void launch(const Attention& args, cudaStream_t stream) {
   constexpr int kBytes = Sizes<kDim>::kBytes;
-  check(cudaFuncSetAttribute(attention_mma_kernel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "prepare attention");
+  allow_shared_memory(reinterpret_cast<const void*>(&attention_mma_kernel<T, kDim>), kBytes);
   const dim3 blocks(static_cast<unsigned>(args.num_tiles), static_cast<unsigned>(args.num_heads));
   attention_mma_kernel<T, kDim><<<blocks, Sizes<kDim>::kThreads, kBytes, stream>>>(args);
 }

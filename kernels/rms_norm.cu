@@ -1,6 +1,8 @@
 // A team of threads norms a group: 256 threads for a layer's row, 16 for a head of it. A thread has all of its packs on
 // their way before it needs the first and keeps them in registers (those of very long rows it reads a second time), so
-// that a row is read once and written once. Bound by memory bandwidth.
+// that a row is read once and written once. Bound by memory bandwidth. Measured on an H100 80GB, 8,192 tokens in bf16,
+// by layerprobe_bench_device: 2.71 TB/s for rows of 4,096, 2.82 with an addition before, 2.79 for heads of 128. Loads
+// one after the other gave 2.13, 2.63 and 2.11; blocks of 64, 128 and 512 threads were slower then.
 //
 // A thread's elements and the order of its sum follow from the group's size alone, not from how rows are aligned.
 #include "kernels/rms_norm.h"

@@ -30,18 +30,22 @@ void* StatisticsQueue::reserve(std::size_t bytes) {
 
 void StatisticsQueue::add(const Ops::AppendStatistics& args) {
   if (args.x.rows == 0) return;
-  const Buffer out = context_.upload(std::span<const Statistics>(args.out));
-  const Buffer cu_rows = context_.upload(args.cu_rows);
+  // What the prompts have so far and where their rows begin go together: each copy takes some microseconds.
+  std::vector<std::byte> start(args.out.size_bytes() + args.cu_rows.size_bytes());
+  std::memcpy(start.data(), args.out.data(), args.out.size_bytes());
+  std::memcpy(start.data() + args.out.size_bytes(), args.cu_rows.data(), args.cu_rows.size_bytes());
+  const Buffer out = context_.upload(std::span<const std::byte>(start));
   const Buffer row_sums = context_.allocate(static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums));
-  kernels::append_statistics({.out = static_cast<Statistics*>(out.data()),
-                              .row_sums = static_cast<kernels::RowSums*>(row_sums.data()),
-                              .x = {args.x.data, args.x.row_stride},
-                              .cu_rows = static_cast<const std::int64_t*>(cu_rows.data()),
-                              .num_prompts = static_cast<std::int64_t>(args.out.size()),
-                              .num_rows = args.x.rows,
-                              .columns = args.x.columns,
-                              .dtype = args.x.dtype},
-                             context_.stream());
+  kernels::append_statistics(
+      {.out = static_cast<Statistics*>(out.data()),
+       .row_sums = static_cast<kernels::RowSums*>(row_sums.data()),
+       .x = {args.x.data, args.x.row_stride},
+       .cu_rows = reinterpret_cast<const std::int64_t*>(static_cast<std::byte*>(out.data()) + args.out.size_bytes()),
+       .num_prompts = static_cast<std::int64_t>(args.out.size()),
+       .num_rows = args.x.rows,
+       .columns = args.x.columns,
+       .dtype = args.x.dtype},
+      context_.stream());
   void* const statistics = reserve(args.out.size_bytes());
   kernels::check(
       cudaMemcpyAsync(statistics, out.data(), args.out.size_bytes(), cudaMemcpyDeviceToHost, context_.stream()),
