@@ -30,7 +30,7 @@ __global__ void add_kernel(Add args) {
 void add(const Add& args, cudaStream_t stream) {
   if (args.num_rows == 0) return;  // an empty grid is a launch error
   const RowLaunch launch(args.num_rows, num_packs(args.columns, size_of(args.dtype)));
-  const bool aligned = are_aligned({args.out, args.a, args.b}, size_of(args.dtype));
+  const bool aligned = are_aligned({args.out, args.a, args.b}, args.columns, size_of(args.dtype));
   dispatch(args.dtype, aligned, [&]<typename T, bool kAligned>() {
     add_kernel<T, kAligned><<<launch.blocks, launch.threads, 0, stream>>>(args);
   });

@@ -1,4 +1,4 @@
-// Which kernel takes which dtype.
+// Which kernel takes which dtype on which GPU.
 #include "kernels/attention.h"
 
 #include "kernels/attention.cuh"
@@ -6,14 +6,19 @@
 
 namespace layerprobe::kernels {
 
-std::int32_t attention_tile_queries(Dtype dtype) { return dtype == Dtype::f64 ? 32 : dtype == Dtype::f32 ? 64 : 128; }
+std::int32_t attention_tile_queries(Dtype dtype, std::int32_t head_dim) {
+  if (size_of(dtype) == 2) return 128;
+  return dtype == Dtype::f64 && head_dim > 128 ? 32 : 64;
+}
 
 void attention(const Attention& args, cudaStream_t stream) {
   if (args.num_tiles == 0) return;  // an empty grid is a launch error
-  if (size_of(args.dtype) == 2) {
-    attention_mma(args, stream);
-  } else {
+  if (size_of(args.dtype) > 2) {
     attention_fma(args, stream);
+  } else if (args.capability == 90) {  // wgmma is of this one only
+    attention_wgmma(args, stream);
+  } else {
+    attention_mma(args, stream);
   }
   check(cudaGetLastError(), "launch attention");
 }

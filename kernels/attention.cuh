@@ -9,9 +9,13 @@
 
 namespace layerprobe::kernels {
 
-/// The kernels, by dtype: attention_mma.cu for f16 and bf16, attention_fma.cu for f32 and f64.
+/// The kernels: attention_fma.cu for f32 and f64; for f16 and bf16 attention_mma.cu, and attention_wgmma.cu on compute
+/// capability 9.0.
 void attention_mma(const Attention& args, cudaStream_t stream);
+void attention_wgmma(const Attention& args, cudaStream_t stream);
 void attention_fma(const Attention& args, cudaStream_t stream);
+
+constexpr std::int32_t kNoWindow = INT32_MAX / 2;  // more than there are tokens, and room to add to it
 
 /// The tensors of one tile and one head as rows of the tile's prompt: token t is at data + t * stride.
 template <typename T>
@@ -31,7 +35,7 @@ struct TileView {
         out(const_cast<T*>(row_of(args.out, tile, head, args.head_dim))),
         first_query(tile.first_query),
         length(tile.prompt_length),
-        window(args.sliding_window > 0 ? args.sliding_window : INT32_MAX) {}
+        window(args.sliding_window > 0 ? args.sliding_window : kNoWindow) {}
 
   __device__ bool sees(std::int32_t query_token, std::int32_t key_token) const {
     return key_token <= query_token && query_token - key_token < window;
@@ -51,16 +55,17 @@ struct TileView {
 /// later one. So a kernel whose result is not finite works once more with such values taken as 0, which leaves the bits
 /// of all other results as they are, and then this writes what the tokens that do see them get: NaN, or the infinity
 /// where all they see is of one sign. A thread takes a column of the head and goes through the keys: slow, and only in
-/// runs that are broken anyway.
+/// runs that are broken anyway. `thread` of `num_threads` that share the queries.
 template <typename T>
-__device__ void spread_non_finite(const Attention& args, const TileView<T>& tile, std::int32_t num_queries) {
-  const std::int32_t end = min(tile.first_query + num_queries, tile.length);
-  for (std::int32_t d = threadIdx.x; d < args.head_dim; d += blockDim.x) {
+__device__ void spread_non_finite(const Attention& args, const TileView<T>& tile, std::int32_t first_query,
+                                  std::int32_t num_queries, std::int32_t thread, std::int32_t num_threads) {
+  const std::int32_t end = min(first_query + num_queries, tile.length);
+  for (std::int32_t d = thread; d < args.head_dim; d += num_threads) {
     std::int32_t last_nan = -1, last_plus = -1, last_minus = -1;  // the last key so far that has one
-    for (std::int32_t key = tile.first_seen(tile.first_query); key < end; ++key) {
+    for (std::int32_t key = tile.first_seen(first_query); key < end; ++key) {
       const Scalar<T> value = value_of(tile.value[key * args.value_states.row_stride + d]);
       if (!is_finite(value)) (value != value ? last_nan : value > 0 ? last_plus : last_minus) = key;
-      if (key < tile.first_query) continue;
+      if (key < first_query) continue;
       const std::int32_t first = tile.first_seen(key);
       const bool plus = last_plus >= first, minus = last_minus >= first;
       T* out = tile.out + key * args.out.row_stride + d;

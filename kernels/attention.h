@@ -30,12 +30,13 @@ struct Attention {
   double scaling;
   std::int32_t sliding_window;  // 0: none
   Dtype dtype;                  // of all four
+  int capability;               // 90 for kernels of compute capability 9.0, where the GPU has it
 };
 
 constexpr std::int32_t kMaxHeadDim = 256;
 
 /// How many queries a tile has.
-std::int32_t attention_tile_queries(Dtype dtype);
+std::int32_t attention_tile_queries(Dtype dtype, std::int32_t head_dim);
 
 /// Queues causal attention on `stream`. Formula and rounding: device/ops.h. All rows and heads begin at multiples of 16
 /// bytes; head_dim is at most kMaxHeadDim. Throws Error(device) if the launch is refused.

@@ -1,9 +1,10 @@
 // Causal attention in f32 and f64 by plain multiplications and additions (no TF32), blockwise with a running maximum
 // and sum (Dao 2023, arXiv:2307.08691).
 //
-// A block of 16 x 16 threads has 64 queries (32 in f64) of one head and goes through as many keys and values at a time,
-// in shared memory: a thread computes 4 x 4 (2 x 2) scores, then its rows' share of the output's columns. Bound by the
-// multipliers and the reads of shared memory that feed them. At 1,024 tokens this is 2% of a model's arithmetic.
+// A block of 16 x 16 threads has 64 queries (32 in f64 where heads are wider than 128) of one head and goes through as
+// many keys and values at a time, in shared memory: a thread computes 4 x 4 (2 x 2) scores, then its rows' share of the
+// output's columns. Bound by the multipliers and the reads of shared memory that feed them. At 1,024 tokens this is 2%
+// of a model's arithmetic.
 //
 // Blocks of queries and of keys begin at the prompt's first token, so that a row's bits depend on its prompt alone.
 #include "kernels/attention.cuh"
@@ -25,10 +26,10 @@ struct alignas(16) Vector {
 template <typename A, int kDim>
 struct Sizes {
   static constexpr int kSize = Vector<A>::kSize;
-  static constexpr int kRows = sizeof(A) == 4 ? 64 : 32;   // queries, and keys of a step
-  static constexpr int kEach = kRows / kSide;              // rows of a thread, and its keys
-  static constexpr int kVectors = kDim / (kSide * kSize);  // of the output, that a thread has in a row
-  static constexpr int kStride = kDim + kSize;             // elements: rows of 16 bytes lie in different banks
+  static constexpr int kRows = sizeof(A) == 8 && kDim > 128 ? 32 : 64;  // queries, and keys of a step
+  static constexpr int kEach = kRows / kSide;                           // rows of a thread, and its keys
+  static constexpr int kVectors = kDim / (kSide * kSize);               // of the output, that a thread has in a row
+  static constexpr int kStride = kDim + kSize;  // elements: rows of 16 bytes lie in different banks
   static constexpr int kWeightStride = kRows + kSize;
   static constexpr int kBytes = (2 * kRows * kStride + kRows * kWeightStride) * static_cast<int>(sizeof(A));
 };
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(kThreads) attention_fma_kernel(Attention args)
   });
   if (!clean) return;
   __syncthreads();  // what is written next is written over this
-  spread_non_finite(args, tile, Size::kRows);
+  spread_non_finite(args, tile, tile.first_query, Size::kRows, threadIdx.x, kThreads);
 }
 
 template <typename A, int kDim>

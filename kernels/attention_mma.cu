@@ -13,14 +13,13 @@
 #include "kernels/attention.cuh"
 #include "kernels/check.h"
 #include "kernels/mma.cuh"
-#include "kernels/reduce.cuh"
+#include "kernels/softmax.cuh"
 
 namespace layerprobe::kernels {
 namespace {
 
 constexpr int kQueries = 128;
 constexpr int kKeys = 64;
-constexpr float kLog2E = 1.44269504088896340736f;
 
 /// kDim: head_dim rounded up to what the kernel is compiled for; the columns beyond head_dim are zeros.
 template <int kDim>
@@ -41,19 +40,18 @@ __device__ void load_rows(T* to, const T* from, std::int64_t row_stride, int fir
   const int rows = column < head_dim ? length - first - row : 0;  // how many there are from this thread's first on
   const T* source = from + (first + row) * row_stride + column;
   const std::uint32_t address = shared_address(to + row * Sizes<kDim>::kStride + column);
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < kRows; i += kStep) {
     copy_async(address + i * Sizes<kDim>::kStride * 2, i < rows ? source : from, i < rows);
     source += kStep * row_stride;
   }
 }
 
-/// What a thread holds of its warp's queries: rows lane / 4 and lane / 4 + 8 of each tile.
+/// What a thread holds of its warp's queries: of each tile of 16.
 template <int kDim>
 struct Result {
   float out[Sizes<kDim>::kTiles][kDim / 8][4];  // not yet divided by the sum
-  float max[Sizes<kDim>::kTiles][2];            // of the scores so far
-  float sum[Sizes<kDim>::kTiles][2];            // of this thread's exponentials so far
+  RowState rows[Sizes<kDim>::kTiles];
 };
 
 template <int kDim>
@@ -82,46 +80,6 @@ __device__ void multiply_keys(Scores<kDim>& scores, std::uint32_t query_address,
   }
 }
 
-/// The scores become their exponentials; maximum, sum and output follow. `scale` is for powers of two.
-template <int kDim>
-__device__ void take_exponentials(Scores<kDim>& scores, Result<kDim>& result, float scale) {
-#pragma unroll
-  for (int tile = 0; tile < Sizes<kDim>::kTiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float max = result.max[tile][half];
-#pragma unroll
-      for (int key = 0; key < kKeys / 8; ++key) {
-        max = fmaxf(max, fmaxf(scores[tile][key][2 * half], scores[tile][key][2 * half + 1]));
-      }
-      max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 1));
-      max = fmaxf(max, __shfl_xor_sync(kAllLanes, max, 2));
-      const float base = max == -INFINITY ? 0 : max;  // no key seen so far
-      const float factor = exp2_fast((result.max[tile][half] - base) * scale);
-      result.max[tile][half] = max;
-      if (__any_sync(kAllLanes, factor != 1)) {  // a factor of 1 changes no bit
-        result.sum[tile][half] *= factor;
-#pragma unroll
-        for (int d = 0; d < kDim / 8; ++d) {
-          result.out[tile][d][2 * half] *= factor;
-          result.out[tile][d][2 * half + 1] *= factor;
-        }
-      }
-      float sum = 0;
-#pragma unroll
-      for (int key = 0; key < kKeys / 8; ++key) {
-#pragma unroll
-        for (int column = 0; column < 2; ++column) {
-          float& score = scores[tile][key][2 * half + column];
-          score = exp2_fast(fmaf(score, scale, -base * scale));
-          sum += score;
-        }
-      }
-      result.sum[tile][half] += sum;
-    }
-  }
-}
-
 template <typename T, int kDim>
 __device__ void multiply_values(Result<kDim>& result, const Scores<kDim>& weights, std::uint32_t value_address) {
   constexpr int kTiles = Sizes<kDim>::kTiles;
@@ -129,13 +87,7 @@ __device__ void multiply_values(Result<kDim>& result, const Scores<kDim>& weight
   for (int key = 0; key < kKeys; key += 16) {
     std::uint32_t pairs[kTiles][4];
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float(&four)[4] = weights[tile][key / 8 + i / 2];
-        pairs[tile][i] = pair_of<T>(four[i % 2 * 2], four[i % 2 * 2 + 1]);
-      }
-    }
+    for (int tile = 0; tile < kTiles; ++tile) round_weights<T, kKeys>(pairs[tile], weights[tile], key);
 #pragma unroll
     for (int d = 0; d < kDim; d += 16) {
       std::uint32_t values[4];
@@ -175,11 +127,7 @@ __device__ void attend(const Attention& args, const TileView<T>& tile, T* shared
 
 #pragma unroll
   for (int i = 0; i < Size::kTiles; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      result.max[i][half] = -INFINITY;
-      result.sum[i][half] = 0;
-    }
+    result.rows[i].clear();
 #pragma unroll
     for (int d = 0; d < kDim / 8; ++d) {
 #pragma unroll
@@ -210,59 +158,17 @@ __device__ void attend(const Attention& args, const TileView<T>& tile, T* shared
       __syncthreads();
     }
     if (!sees_some) continue;
-    if (!sees_all) {
 #pragma unroll
-      for (int i = 0; i < Size::kTiles; ++i) {
-#pragma unroll
-        for (int k = 0; k < kKeys / 8; ++k) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            const int query_token = first_query + i * 16 + lane / 4 + c / 2 * 8;
-            if (!tile.sees(query_token, key + k * 8 + lane % 4 * 2 + c % 2)) scores[i][k][c] = -INFINITY;
-          }
-        }
-      }
+    for (int i = 0; i < Size::kTiles; ++i) {
+      if (!sees_all) hide_unseen<T, kKeys>(scores[i], tile, first_query + i * 16, key);
+      float factor[2];
+      take_exponentials<kKeys>(scores[i], result.rows[i], factor, static_cast<float>(args.scaling) * kLog2E);
+      follow_maximum<kDim>(result.out[i], factor);
     }
-    take_exponentials<kDim>(scores, result, static_cast<float>(args.scaling) * kLog2E);
     multiply_values<T, kDim>(result, scores, value_address);
   }
-
 #pragma unroll
-  for (int i = 0; i < Size::kTiles; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = result.sum[i][half];
-      sum += __shfl_xor_sync(kAllLanes, sum, 1);
-      sum += __shfl_xor_sync(kAllLanes, sum, 2);
-      const float factor = 1 / sum;
-#pragma unroll
-      for (int d = 0; d < kDim / 8; ++d) {
-        result.out[i][d][2 * half] *= factor;
-        result.out[i][d][2 * half + 1] *= factor;
-      }
-    }
-  }
-}
-
-/// Calls work(token, column, pair) for each pair of neighbours that this thread holds of the prompt's results.
-template <int kDim, typename T, typename Work>
-__device__ void for_each_pair(const Attention& args, const TileView<T>& tile, const Result<kDim>& result, Work work) {
-  const int lane = threadIdx.x % 32;
-  const int first_query = tile.first_query + static_cast<int>(threadIdx.x) / 32 * Sizes<kDim>::kTiles * 16 + lane / 4;
-#pragma unroll
-  for (int i = 0; i < Sizes<kDim>::kTiles; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int token = first_query + i * 16 + half * 8;
-#pragma unroll
-      for (int d = 0; d < kDim / 8; ++d) {
-        const int column = d * 8 + lane % 4 * 2;
-        if (token < tile.length && column < args.head_dim) {
-          work(token, column, result.out[i][d][2 * half], result.out[i][d][2 * half + 1]);
-        }
-      }
-    }
-  }
+  for (int i = 0; i < Size::kTiles; ++i) divide_by_sum<kDim>(result.out[i], result.rows[i]);
 }
 
 template <typename T, int kDim>
@@ -270,22 +176,26 @@ __global__ void __launch_bounds__(Sizes<kDim>::kThreads, kDim <= 128 ? 2 : 1) at
   extern __shared__ uint4 shared_memory[];
   T* shared = reinterpret_cast<T*>(shared_memory);
   const TileView<T> tile(args, args.tiles[blockIdx.x], static_cast<std::int32_t>(blockIdx.y));
+  const int first_query = tile.first_query + static_cast<int>(threadIdx.x) / 32 * Sizes<kDim>::kTiles * 16;
   Result<kDim> result;
   bool clean = false;
   while (true) {
     attend<T, kDim>(args, tile, shared, clean, result);
     bool finite = true;
-    for_each_pair<kDim>(args, tile, result,
-                        [&](int, int, float a, float b) { finite = finite && is_finite(a) && is_finite(b); });
+#pragma unroll
+    for (int i = 0; i < Sizes<kDim>::kTiles; ++i) {
+      finite = finite && is_finite<kDim>(result.out[i], tile, first_query + i * 16);
+    }
     if (!__syncthreads_or(!finite) || clean) break;
     clean = true;
   }
-  for_each_pair<kDim>(args, tile, result, [&](int token, int column, float a, float b) {
-    *reinterpret_cast<std::uint32_t*>(tile.out + token * args.out.row_stride + column) = pair_of<T>(a, b);
-  });
+#pragma unroll
+  for (int i = 0; i < Sizes<kDim>::kTiles; ++i) {
+    store_rows<kDim>(result.out[i], tile, args.out.row_stride, first_query + i * 16, args.head_dim);
+  }
   if (!clean) return;
   __syncthreads();  // what is written next is written over this
-  spread_non_finite(args, tile, kQueries);
+  spread_non_finite(args, tile, tile.first_query, kQueries, threadIdx.x, Sizes<kDim>::kThreads);
 }
 
 template <typename T, int kDim>

@@ -25,7 +25,7 @@ __global__ void embedding_kernel(Embedding args) {
 void embedding(const Embedding& args, cudaStream_t stream) {
   if (args.num_tokens == 0) return;  // an empty grid is a launch error
   const RowLaunch launch(args.num_tokens, num_packs(args.hidden_size, size_of(args.dtype)));
-  const bool aligned = are_aligned({args.out, args.weight}, size_of(args.dtype));
+  const bool aligned = are_aligned({args.out, args.weight}, args.hidden_size, size_of(args.dtype));
   dispatch(args.dtype, aligned, [&]<typename T, bool kAligned>() {
     embedding_kernel<T, kAligned><<<launch.blocks, launch.threads, 0, stream>>>(args);
   });

@@ -13,9 +13,10 @@ struct Matrix {
   std::int64_t row_stride = 0;
 };
 
-/// Whether each row of each matrix begins at a multiple of 16 bytes, the widest access there is. One row counts as
-/// many: kernels choose their way by the layout, never by the number of rows.
-inline bool are_aligned(std::initializer_list<Matrix> matrices, std::size_t element_bytes) {
+/// Whether each row of each matrix begins at a multiple of 16 bytes, the widest access there is, and so does what comes
+/// after its columns. One row counts as many: kernels choose their way by the layout, never by the number of rows.
+inline bool are_aligned(std::initializer_list<Matrix> matrices, std::int64_t columns, std::size_t element_bytes) {
+  if (static_cast<std::size_t>(columns) * element_bytes % 16 != 0) return false;
   for (const Matrix& matrix : matrices) {
     if (reinterpret_cast<std::uintptr_t>(matrix.data) % 16 != 0) return false;
     if (static_cast<std::size_t>(matrix.row_stride) * element_bytes % 16 != 0) return false;

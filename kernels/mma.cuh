@@ -21,6 +21,13 @@ __device__ inline void copy_async(std::uint32_t to, const void* from, bool prese
 }
 /// Waits for all copies that this thread has started.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+/// Ends a group of copies: what the next counts.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Until at most kPending groups of this thread, the last ones, have not landed.
+template <int kPending>
+__device__ void wait_for_copy_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
 
 /// Four 8 x 8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8. Of each, lane l gets
 /// the elements (row l / 4, columns 2 * (l % 4) and the next), or, transposed, (rows 2 * (l % 4) and the next, column

@@ -17,12 +17,13 @@ struct alignas(16) Pack {
   __device__ void set(int i, Scalar<T> value) { values[i] = element_of<T>(value); }
 };
 
-/// The pack that begins at `column`, of which the row has `count` elements from there on: the others are 0.
+/// The pack that begins at `column`, of which the row has `count` elements from there on: the others are 0. kAligned:
+/// rows begin and end at multiples of 16 bytes (are_aligned), so that it has all or none.
 template <bool kAligned, typename T>
 __device__ Pack<T> load(const T* row, std::int64_t column, std::int64_t count) {
   Pack<T> pack;
-  if (kAligned && count >= Pack<T>::kSize) {
-    *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(row + column);
+  if constexpr (kAligned) {
+    *reinterpret_cast<uint4*>(&pack) = count > 0 ? *reinterpret_cast<const uint4*>(row + column) : uint4{};
   } else {
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) pack.values[i] = i < count ? row[column + i] : element_of<T>(0);
@@ -32,8 +33,8 @@ __device__ Pack<T> load(const T* row, std::int64_t column, std::int64_t count) {
 
 template <bool kAligned, typename T>
 __device__ void store(T* row, std::int64_t column, std::int64_t count, const Pack<T>& pack) {
-  if (kAligned && count >= Pack<T>::kSize) {
-    *reinterpret_cast<uint4*>(row + column) = *reinterpret_cast<const uint4*>(&pack);
+  if constexpr (kAligned) {
+    if (count > 0) *reinterpret_cast<uint4*>(row + column) = *reinterpret_cast<const uint4*>(&pack);
   } else {
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) {

@@ -42,9 +42,8 @@ void rope(const Rope& args, cudaStream_t stream) {
   if (args.num_tokens == 0) return;  // an empty grid is a launch error
   const std::size_t element_bytes = size_of(args.dtype);
   const RowLaunch launch(args.num_tokens, args.num_heads * num_packs(args.half, element_bytes));
-  const bool aligned = are_aligned({args.x, args.cos, args.sin}, element_bytes) &&
-                       static_cast<std::size_t>(args.head_dim) * element_bytes % 16 == 0 &&
-                       static_cast<std::size_t>(args.half) * element_bytes % 16 == 0;
+  const bool aligned = are_aligned({args.x, args.cos, args.sin}, args.half, element_bytes) &&
+                       static_cast<std::size_t>(args.head_dim) * element_bytes % 16 == 0;
   dispatch(args.dtype, aligned, [&]<typename T, bool kAligned>() {
     rope_kernel<T, kAligned><<<launch.blocks, launch.threads, 0, stream>>>(args);
   });

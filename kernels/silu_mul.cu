@@ -38,7 +38,7 @@ __global__ void silu_mul_kernel(SiluMul args) {
 void silu_mul(const SiluMul& args, cudaStream_t stream) {
   if (args.num_tokens == 0) return;  // an empty grid is a launch error
   const RowLaunch launch(args.num_tokens, num_packs(args.intermediate_size, size_of(args.dtype)));
-  const bool aligned = are_aligned({args.out, args.gate, args.up}, size_of(args.dtype));
+  const bool aligned = are_aligned({args.out, args.gate, args.up}, args.intermediate_size, size_of(args.dtype));
   dispatch(args.dtype, aligned, [&]<typename T, bool kAligned>() {
     silu_mul_kernel<T, kAligned><<<launch.blocks, launch.threads, 0, stream>>>(args);
   });

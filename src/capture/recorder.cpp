@@ -58,7 +58,7 @@ void Recorder::record(std::size_t point, const Batch& batch, const device::Tenso
   const auto count = static_cast<std::size_t>(batch.num_prompts());
   per_prompt_.assign(count, Statistics{});
   if (!layout_.points[point].stored) {
-    take_statistics(point, batch.cu_seqlens, value);
+    take_statistics(batch.cu_seqlens, value);
     complete(point, batch);
     return;
   }
@@ -79,7 +79,7 @@ void Recorder::record(std::size_t point, const Batch& batch, const device::Tenso
   }
   std::vector<std::int64_t> cu_rows(count + 1);
   for (std::size_t i = 0; i <= count; ++i) cu_rows[i] = layout_.rows.cu_rows[first + i] - first_row;
-  take_statistics(point, cu_rows, rows);
+  take_statistics(cu_rows, rows);
   copy_rows(point, first_row, rows);
   complete(point, batch);
 }
@@ -95,24 +95,15 @@ void Recorder::record_selected(std::size_t point, const Batch& batch, std::int64
   for (std::size_t i = 0; i <= count; ++i) {
     cu_rows[i] = std::clamp<std::int64_t>(layout_.rows.cu_rows[first + i] - batch_row - first_row, 0, value.rows);
   }
-  take_statistics(point, cu_rows, value);
+  take_statistics(cu_rows, value);
   if (layout_.points[point].stored) copy_rows(point, batch_row + first_row, value);
   if (last) complete(point, batch);
 }
 
-void Recorder::take_statistics(std::size_t point, std::span<const std::int64_t> cu_rows, const device::Tensor& value) {
+void Recorder::take_statistics(std::span<const std::int64_t> cu_rows, const device::Tensor& value) {
   if (value.rows == 0) return;
-  std::vector<Statistics> of_rows(static_cast<std::size_t>(value.rows));
-  ops_.row_statistics({.out = of_rows, .x = value});
+  ops_.append_statistics({.out = per_prompt_, .x = value, .cu_rows = cu_rows});
   ops_.synchronize();
-  for (std::size_t i = 0; i + 1 < cu_rows.size(); ++i) {
-    for (std::int64_t row = cu_rows[i]; row < cu_rows[i + 1]; ++row) {
-      // A prompt's rows may come in several calls: count on from those before.
-      const std::int64_t rows_before = per_prompt_[i].count / std::max<std::int64_t>(value.columns, 1);
-      per_prompt_[i].append(of_rows[static_cast<std::size_t>(row)], rows_before);
-    }
-  }
-  for (const Statistics& row : of_rows) statistics_[point].append(row, statistics_rows_[point]++);
 }
 
 void Recorder::copy_rows(std::size_t point, std::int64_t first_row, const device::Tensor& value) {
@@ -133,6 +124,10 @@ void Recorder::copy_rows(std::size_t point, std::int64_t first_row, const device
 }
 
 void Recorder::complete(std::size_t point, const Batch& batch) {
+  for (const Statistics& prompt : per_prompt_) {
+    statistics_[point].append(prompt, statistics_rows_[point]);
+    statistics_rows_[point] += prompt.count / layout_.points[point].point.width;
+  }
   if (writer_ == nullptr) return;
   Item item;
   item.point = point;

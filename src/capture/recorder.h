@@ -70,7 +70,7 @@ class Recorder {
   };
 
   void copy_rows(std::size_t point, std::int64_t first_row, const device::Tensor& value);
-  void take_statistics(std::size_t point, std::span<const std::int64_t> cu_rows, const device::Tensor& value);
+  void take_statistics(std::span<const std::int64_t> cu_rows, const device::Tensor& value);
   void complete(std::size_t point, const Batch& batch);
   void push(Item item);
   std::vector<std::byte> free_slot();

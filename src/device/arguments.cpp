@@ -36,16 +36,18 @@ void require_same_shape(const char* operation, const Named& a, const Named& b) {
   require_same_dtype(operation, a, b);
 }
 
-/// cu_seqlens begins with 0, never falls and ends with the rows of x; `empty` prompts may be allowed.
-void require_prompts(const char* operation, std::span<const std::int64_t> cu_seqlens, const Named& x, bool empty) {
+/// cu_seqlens (called `name` there) begins with 0, never falls and ends with the rows of x; `empty` prompts may be
+/// allowed.
+void require_prompts(const char* operation, const char* name, std::span<const std::int64_t> cu_seqlens, const Named& x,
+                     bool empty) {
   if (cu_seqlens.empty() || cu_seqlens.front() != 0 || cu_seqlens.back() != x.tensor.rows) {
-    refuse(operation, text("cu_seqlens goes from ", cu_seqlens.empty() ? -1 : cu_seqlens.front(), " to ",
+    refuse(operation, text(name, " goes from ", cu_seqlens.empty() ? -1 : cu_seqlens.front(), " to ",
                            cu_seqlens.empty() ? -1 : cu_seqlens.back(), " where ", described(x)));
   }
   for (std::size_t i = 1; i < cu_seqlens.size(); ++i) {
     const std::int64_t length = cu_seqlens[i] - cu_seqlens[i - 1];
     if (length < 0 || (length == 0 && !empty)) {
-      refuse(operation, text("prompt ", i - 1, " has ", length, " tokens in cu_seqlens"));
+      refuse(operation, text("prompt ", i - 1, " has ", length, " rows in ", name));
     }
   }
 }
@@ -163,7 +165,7 @@ void check(const Ops::Attention& args) {
       args.query_states.columns % args.key_states.columns != 0) {
     refuse(kOperation, text("head_dim is ", head_dim, " where ", described(query), " and ", described(key)));
   }
-  require_prompts(kOperation, args.cu_seqlens, query, true);
+  require_prompts(kOperation, "cu_seqlens", args.cu_seqlens, query, true);
   if (!(args.scaling > 0) || !std::isfinite(args.scaling)) refuse(kOperation, text("scaling is ", args.scaling));
   if (args.sliding_window < 0) refuse(kOperation, text("sliding_window is ", args.sliding_window));
 }
@@ -187,11 +189,17 @@ void check(const Ops::Add& args) {
   require_same_shape(kOperation, out, a);
 }
 
-void check(const Ops::RowStatistics& args) {
-  constexpr const char* kOperation = "row_statistics";
+void check(const Ops::AppendStatistics& args) {
+  constexpr const char* kOperation = "append_statistics";
   check_tensor(kOperation, "x", args.x);
-  if (args.x.rows != static_cast<std::int64_t>(args.out.size())) {
-    refuse(kOperation, text("out has ", args.out.size(), " rows where ", described({"x", args.x})));
+  require_prompts(kOperation, "cu_rows", args.cu_rows, {"x", args.x}, true);
+  if (args.out.size() + 1 != args.cu_rows.size()) {
+    refuse(kOperation, text("out has ", args.out.size(), " prompts where cu_rows has ", args.cu_rows.size() - 1));
+  }
+  for (const Statistics& out : args.out) {
+    if (out.count % args.x.columns != 0) {
+      refuse(kOperation, text("out has ", out.count, " elements where ", described({"x", args.x})));
+    }
   }
 }
 
@@ -200,7 +208,7 @@ void check(const Ops::MeanRows& args) {
   const Named out{"out", args.out}, x{"x", args.x};
   check_tensor(kOperation, "out", args.out);
   check_tensor(kOperation, "x", args.x);
-  require_prompts(kOperation, args.cu_seqlens, x, false);
+  require_prompts(kOperation, "cu_seqlens", args.cu_seqlens, x, false);
   require(args.out.dtype == Dtype::f32 && args.out.columns == args.x.columns &&
               args.out.rows + 1 == static_cast<std::int64_t>(args.cu_seqlens.size()),
           kOperation, out, x);

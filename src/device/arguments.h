@@ -15,7 +15,7 @@ void check(const Ops::Rope& args);
 void check(const Ops::Attention& args);
 void check(const Ops::SiluMul& args);
 void check(const Ops::Add& args);
-void check(const Ops::RowStatistics& args);
+void check(const Ops::AppendStatistics& args);
 void check(const Ops::MeanRows& args);
 /// For the copies: `name` is what the tensor is called there.
 void check_tensor(const char* operation, const char* name, const Tensor& tensor);

@@ -43,7 +43,7 @@ std::filesystem::path default_cache_folder() {
                                          : std::filesystem::path();
 }
 
-std::unique_ptr<Ops> open_device(std::string_view name, const std::filesystem::path& cache_folder) {
+std::unique_ptr<Ops> open_device(std::string_view name, const DeviceOptions& options) {
   if (name == "cpu" || name == "cpu:0") return cpu_ops();
   const std::optional<int> index = gpu_index(name);
   if (!index) {
@@ -53,9 +53,9 @@ std::unique_ptr<Ops> open_device(std::string_view name, const std::filesystem::p
                  .fix = "name cpu, or a GPU as in cuda:0"});
   }
 #if LAYERPROBE_CUDA
-  return cuda::cuda_ops(*index, cache_folder);
+  return cuda::cuda_ops(*index, options);
 #else
-  static_cast<void>(cache_folder);
+  static_cast<void>(options);
   throw Error({.kind = ErrorKind::usage,
                .where = std::string(name),
                .what = "this program was built without its GPU backend",

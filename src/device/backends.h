@@ -15,6 +15,7 @@ struct DeviceInfo {
   std::string name;           // "cuda:0"
   std::string model;          // "NVIDIA H100 80GB HBM3"
   std::uint64_t total_bytes;  // of its memory
+  int capability;             // 90 for compute capability 9.0
   bool is_supported;          // new enough for us
 };
 
@@ -25,10 +26,15 @@ std::vector<DeviceInfo> gpus();
 /// there is neither.
 std::filesystem::path default_cache_folder();
 
+struct DeviceOptions {
+  /// What a device had to try out, it remembers there; nowhere when it is empty.
+  std::filesystem::path cache_folder = default_cache_folder();
+  /// Kernels for newer GPUs than of this compute capability are left out: 80 for those of an A100. For tests.
+  int newest_capability = 1000;
+};
+
 /// "cpu", or "cuda:N" ("cuda" is cuda:0). Throws Error, one clear line, when there is no such device or it cannot be
-/// used: no driver, no GPU, too old, full, no CUDA in this program. What a device had to try out, it remembers in
-/// `cache_folder`; nowhere when that is empty.
-std::unique_ptr<Ops> open_device(std::string_view name,
-                                 const std::filesystem::path& cache_folder = default_cache_folder());
+/// used: no driver, no GPU, too old, full, no CUDA in this program.
+std::unique_ptr<Ops> open_device(std::string_view name, const DeviceOptions& options = {});
 
 }  // namespace layerprobe::device

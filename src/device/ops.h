@@ -176,13 +176,14 @@ class Ops {
   /// out = rounded(a + b), all of one shape
   virtual void add(const Add& args) = 0;
 
-  struct RowStatistics {
-    std::span<Statistics> out;  // [num_rows], on the host; complete after synchronize()
-    Tensor x;                   // [num_rows, width]
+  struct AppendStatistics {
+    std::span<Statistics> out;              // [num_prompts], on the host; read at once, complete after synchronize()
+    Tensor x;                               // [num_rows, width]
+    std::span<const std::int64_t> cu_rows;  // [num_prompts + 1], on the host: where each prompt's rows begin
   };
-  /// Of each row by itself: count, sum, ..., with abs_max_row and first_non_finite_row 0 or -1. The tree of the sums is
-  /// in base/statistics.h.
-  virtual void row_statistics(const RowStatistics& args) = 0;
+  /// out[p].append(row, rows) for each row of the prompt, in order, where rows are those that out[p] has so far: those
+  /// of a value that comes in parts may be appended part by part. The tree of a row's sums is in base/statistics.h.
+  virtual void append_statistics(const AppendStatistics& args) = 0;
 
   struct MeanRows {
     Tensor out;                                // [num_prompts, width], f32

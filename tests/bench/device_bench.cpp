@@ -1,6 +1,6 @@
 // What a device's operations reach at the shapes of Llama-3.1-8B, as operations and bytes a second:
 //
-//   layerprobe_bench_device [DEVICE [DTYPE [TOKENS]]]        cuda:0 bfloat16 8192
+//   layerprobe_bench_device [DEVICE [DTYPE [TOKENS [NEWEST_CAPABILITY]]]]        cuda:0 bfloat16 8192 90
 //
 // Each figure is of calls queued for about 50 ms after a first one, so that the device never waits for the host. Bytes
 // are what the operation must read and write once; operations are 2 a multiplication and addition, of attention those
@@ -163,7 +163,7 @@ void bench_the_rest(Bench& bench, Ops& ops, Dtype dtype, std::int64_t tokens) {
   for (std::int64_t t = 0; t < tokens; ++t) input_ids.push_back(static_cast<std::int32_t>(t * 7919 % 32768));
   std::vector<std::int64_t> cu_seqlens;
   for (std::int64_t prompt = 0; prompt <= 8; ++prompt) cu_seqlens.push_back(tokens * prompt / 8);
-  std::vector<Statistics> statistics(static_cast<std::size_t>(tokens));
+  std::vector<Statistics> statistics(8);
   const double row = static_cast<double>(tokens) * static_cast<double>(size_of(dtype));  // bytes of a column
   const double hidden = row * static_cast<double>(kHidden);
 
@@ -191,13 +191,15 @@ void bench_the_rest(Bench& bench, Ops& ops, Dtype dtype, std::int64_t tokens) {
   });
   bench.time("embedding", 0, 2 * hidden,
              [&] { ops.embedding({.out = sum.tensor, .weight = vocabulary.tensor, .input_ids = input_ids}); });
-  bench.time("row_statistics", 0, hidden, [&] { ops.row_statistics({.out = statistics, .x = a.tensor}); });
+  bench.time("append_statistics of 8 prompts", 0, hidden,
+             [&] { ops.append_statistics({.out = statistics, .x = a.tensor, .cu_rows = cu_seqlens}); });
   bench.time("mean_rows of 8 prompts", 0, hidden,
              [&] { ops.mean_rows({.out = mean.tensor, .x = a.tensor, .cu_seqlens = cu_seqlens}); });
 }
 
 int run(int argc, char** argv) {
-  const auto ops = device::open_device(argc > 1 ? argv[1] : "cuda:0", {});
+  const auto ops = device::open_device(argc > 1 ? argv[1] : "cuda:0",
+                                       {.cache_folder = {}, .newest_capability = argc > 4 ? std::atoi(argv[4]) : 1000});
   const std::optional<Dtype> dtype = find_dtype(argc > 2 ? argv[2] : "bfloat16");
   expect(dtype.has_value(), "DTYPE is float64, float32, float16 or bfloat16");
   const std::int64_t tokens = argc > 3 ? std::atoll(argv[3]) : 8192;

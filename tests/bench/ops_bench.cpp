@@ -95,7 +95,7 @@ int run(int argc, char** argv) {
   const Matrix cos(tokens, head_dim / 2, *dtype), sin(tokens, head_dim / 2, *dtype);
   std::vector<std::int64_t> cu_seqlens = {0};
   while (cu_seqlens.back() < tokens) cu_seqlens.push_back(std::min(tokens, cu_seqlens.back() + prompt_tokens));
-  std::vector<Statistics> statistics(static_cast<std::size_t>(tokens));
+  std::vector<Statistics> statistics(cu_seqlens.size() - 1);
 
   struct Step {
     const char* name;
@@ -147,8 +147,10 @@ int run(int argc, char** argv) {
       {"down_proj", true,
        [&](const LayerWeights& w) { ops->matmul({.out = out.tensor, .x = gated.tensor, .weight = *w.down_proj}); }},
       {"add", false, [&](const LayerWeights&) { ops->add({.out = normed.tensor, .a = x.tensor, .b = out.tensor}); }},
-      {"row_statistics", false,
-       [&](const LayerWeights&) { ops->row_statistics({.out = statistics, .x = normed.tensor}); }},
+      {"statistics", false,
+       [&](const LayerWeights&) {
+         ops->append_statistics({.out = statistics, .x = normed.tensor, .cu_rows = cu_seqlens});
+       }},
   };
   const auto run_layers = [&](const auto& chosen) {
     for (const LayerWeights& layer : weights) {

@@ -38,7 +38,7 @@ TEST_CASE("a GPU that is not there is refused with what there is") {
 TEST_CASE("each GPU opens under its name and has memory") {
   for (const device::DeviceInfo& gpu : device::gpus()) {
     if (!gpu.is_supported) continue;
-    const auto ops = device::open_device(gpu.name, {});
+    const auto ops = device::open_device(gpu.name, {.cache_folder = {}});
     CHECK(ops->name() == gpu.name);
     CHECK(ops->code_path().find(gpu.model) != std::string::npos);
     CHECK(ops->free_bytes() <= gpu.total_bytes);

@@ -191,7 +191,7 @@ TEST_CASE("a device that is given another's choices multiplies alike, and damage
       CHECK(choices.empty());
       continue;
     }
-    const auto other = device::open_device(ops->name(), {});
+    const auto other = device::open_device(ops->name(), {.cache_folder = {}});
     other->use_matmul_choices(choices);
     CHECK(other->matmul_choices(shapes) == choices);
     const Values x = test::random(40, 48, Dtype::bf16, 1), w = test::random(131, 48, Dtype::bf16, 2);
@@ -206,13 +206,13 @@ TEST_CASE("a GPU's choices are remembered in the cache folder and a damaged file
     if (!gpu.is_supported) continue;
     const test::TempFolder folder;
     const std::vector<device::Ops::MatMulShape> shapes = {{64, 192, Dtype::bf16, false}};
-    const std::string choices = device::open_device(gpu.name, folder.path())->matmul_choices(shapes);
+    const std::string choices = device::open_device(gpu.name, {.cache_folder = folder.path()})->matmul_choices(shapes);
     std::filesystem::path file;
     for (const auto& entry : std::filesystem::directory_iterator(folder.path())) file = entry.path();
     CHECK(read_text_file(file) == choices + "\n");
-    CHECK(device::open_device(gpu.name, folder.path())->matmul_choices(shapes) == choices);
+    CHECK(device::open_device(gpu.name, {.cache_folder = folder.path()})->matmul_choices(shapes) == choices);
     std::ofstream(file) << "bfloat16[192,64]=" << std::string(128, 'f') << "\nnonsense\n";
-    const std::string again = device::open_device(gpu.name, folder.path())->matmul_choices(shapes);
+    const std::string again = device::open_device(gpu.name, {.cache_folder = folder.path()})->matmul_choices(shapes);
     CHECK(again.starts_with("bfloat16[192,64]="));
     CHECK_FALSE(again.ends_with("ffff"));
   }

@@ -168,7 +168,12 @@ namespace {
 std::vector<std::unique_ptr<device::Ops>> open_gpus() {
   std::vector<std::unique_ptr<device::Ops>> out;
   for (const device::DeviceInfo& gpu : device::gpus()) {
-    if (gpu.is_supported) out.push_back(device::open_device(gpu.name, /*cache_folder=*/{}));
+    if (!gpu.is_supported) continue;
+    out.push_back(device::open_device(gpu.name, {.cache_folder = {}}));
+    constexpr int kOldest = 80;  // whose kernels all GPUs run
+    if (gpu.capability > kOldest) {
+      out.push_back(device::open_device(gpu.name, {.cache_folder = {}, .newest_capability = kOldest}));
+    }
   }
   static bool is_said = false;
   if (out.empty() && !is_said) std::cout << "no CUDA device: CPU only\n";

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -46,7 +47,7 @@ class CpuOps : public Ops {
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
-  void row_statistics(const RowStatistics& args) override;
+  void append_statistics(const AppendStatistics& args) override;
   void mean_rows(const MeanRows& args) override;
 
  private:
@@ -54,6 +55,7 @@ class CpuOps : public Ops {
   std::optional<OneDnn> onednn_;  // where it multiplies bf16
   Workers workers_;
   AttentionScratch attention_scratch_;
+  std::vector<RowSums> row_sums_;
 };
 
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.columns) * size_of(x.dtype); }
@@ -126,24 +128,32 @@ void CpuOps::add(const Add& args) {
   workers_.for_rows(args.out, [&](Rows rows) { loops_.add(args, rows); });
 }
 
-void CpuOps::row_statistics(const RowStatistics& args) {
+void CpuOps::append_statistics(const AppendStatistics& args) {
   check(args);
+  row_sums_.resize(static_cast<std::size_t>(args.x.rows));
   workers_.for_rows(args.x, [&](Rows rows) {
     for (std::int64_t row = rows.first; row < rows.last; ++row) {
-      const RowSums sums = loops_.row_statistics(args.x, row);
-      args.out[static_cast<std::size_t>(row)] = {.count = args.x.columns,
-                                                 .sum = sums.sum,
-                                                 .sum_of_squares = sums.sum_of_squares,
-                                                 .min = sums.min,
-                                                 .max = sums.max,
-                                                 .abs_max = sums.abs_max,
-                                                 .abs_max_row = sums.abs_max_column < 0 ? -1 : 0,
-                                                 .abs_max_column = sums.abs_max_column,
-                                                 .nan_count = sums.nan_count,
-                                                 .inf_count = sums.inf_count,
-                                                 .first_non_finite_row = sums.nan_count + sums.inf_count > 0 ? 0 : -1};
+      row_sums_[static_cast<std::size_t>(row)] = loops_.row_statistics(args.x, row);
     }
   });
+  for (std::size_t prompt = 0; prompt < args.out.size(); ++prompt) {
+    std::int64_t rows_before = args.out[prompt].count / args.x.columns;
+    for (std::int64_t row = args.cu_rows[prompt]; row < args.cu_rows[prompt + 1]; ++row) {
+      const RowSums& sums = row_sums_[static_cast<std::size_t>(row)];
+      args.out[prompt].append({.count = args.x.columns,
+                               .sum = sums.sum,
+                               .sum_of_squares = sums.sum_of_squares,
+                               .min = sums.min,
+                               .max = sums.max,
+                               .abs_max = sums.abs_max,
+                               .abs_max_row = sums.abs_max_column < 0 ? -1 : 0,
+                               .abs_max_column = sums.abs_max_column,
+                               .nan_count = sums.nan_count,
+                               .inf_count = sums.inf_count,
+                               .first_non_finite_row = sums.nan_count + sums.inf_count > 0 ? 0 : -1},
+                              rows_before++);
+    }
+  }
 }
 
 void CpuOps::mean_rows(const MeanRows& args) {

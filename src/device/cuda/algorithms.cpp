@@ -20,12 +20,14 @@ namespace {
 namespace fs = std::filesystem;
 using kernels::Matrix;
 
-// At this many tokens candidates are timed: about what a batch has, and a few milliseconds for a layer's shapes.
+// At this many tokens candidates are timed: half of what a batch has, and a few milliseconds for a layer's shapes.
+// Fewer do where products take sixteen times as long, in f32 and f64.
 constexpr std::int64_t kTrialTokens = 4096;
 constexpr std::int64_t kLeastTrialTokens = 1024;
 constexpr std::int64_t kTrialBytes = std::int64_t{256} << 20;  // of input or result, at most: fewer tokens otherwise
 constexpr std::size_t kTimed = 5;                              // candidates, in cuBLASLt's own order
 constexpr int kRepeats = 3;
+constexpr float kHopeless = 1.3f;
 constexpr float kNoticeably = 0.98f;  // of the time of an earlier candidate: less is noise between two runs
 
 // Batches whose rows must have the bits that they have among all tokens: one tile and less, some, and one more.
@@ -68,7 +70,7 @@ class Trial {
         in_(padded_features(shape.in_features)),
         out_(padded_features(shape.out_features)),
         element_(static_cast<std::int64_t>(size_of(shape.dtype))),
-        num_tokens_(kTrialTokens) {
+        num_tokens_(size_of(shape.dtype) == 2 ? kTrialTokens : kLeastTrialTokens) {
     while (num_tokens_ > kLeastTrialTokens && num_tokens_ * std::max(in_, out_) * element_ > kTrialBytes) {
       num_tokens_ /= 2;
     }
@@ -85,16 +87,11 @@ class Trial {
 
   std::int64_t num_tokens() const { return num_tokens_; }
 
-  /// Of one product, after one to warm up.
-  float milliseconds(const Algorithm& algorithm) {
-    multiply(algorithm, 0, num_tokens_, all_);
-    kernels::check(cudaEventRecord(begin_.get(), context_.stream()), "time products");
-    for (int i = 0; i < kRepeats; ++i) multiply(algorithm, 0, num_tokens_, all_);
-    kernels::check(cudaEventRecord(end_.get(), context_.stream()), "time products");
-    kernels::check(cudaEventSynchronize(end_.get()), "time products");
-    float elapsed = 0;
-    kernels::check(cudaEventElapsedTime(&elapsed, begin_.get(), end_.get()), "time products");
-    return elapsed / kRepeats;
+  /// Of one product. One that is far slower than `best` the first time is not tried again.
+  float milliseconds(const Algorithm& algorithm, float best) {
+    multiply(algorithm, 0, kTrialBatches.back(), some_);  // the first use loads the kernel
+    const float first = milliseconds_of(algorithm, 1);
+    return first > kHopeless * best ? first : milliseconds_of(algorithm, kRepeats);
   }
 
   /// Whether rows of smaller batches have the bits that they have among all tokens.
@@ -122,6 +119,16 @@ class Trial {
     Buffer buffer = context_.allocate(static_cast<std::size_t>(rows * columns * element_));
     kernels::random_values(buffer.data(), rows * columns, dtype, seed, context_.stream());
     return buffer;
+  }
+
+  float milliseconds_of(const Algorithm& algorithm, int count) {
+    kernels::check(cudaEventRecord(begin_.get(), context_.stream()), "time products");
+    for (int i = 0; i < count; ++i) multiply(algorithm, 0, num_tokens_, all_);
+    kernels::check(cudaEventRecord(end_.get(), context_.stream()), "time products");
+    kernels::check(cudaEventSynchronize(end_.get()), "time products");
+    float elapsed = 0;
+    kernels::check(cudaEventElapsedTime(&elapsed, begin_.get(), end_.get()), "time products");
+    return elapsed / static_cast<float>(count);
   }
 
   void multiply(const Algorithm& algorithm, std::int64_t first, std::int64_t count, const Buffer& out) {
@@ -167,8 +174,11 @@ Algorithm Algorithms::choose(const Ops::MatMulShape& shape, Product& product) {
   Trial trial(context_, shape, product);
   const std::vector<Algorithm> candidates = product.candidates(trial.num_tokens());
   std::vector<std::pair<float, std::size_t>> timed;  // milliseconds, and which; the untimed last, in their order
+  constexpr float kUntimed = 1e30f;
+  float best_time = kUntimed;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
-    timed.emplace_back(i < kTimed ? trial.milliseconds(candidates[i]) : 1e30f, i);
+    timed.emplace_back(i < kTimed ? trial.milliseconds(candidates[i], best_time) : kUntimed, i);
+    best_time = std::min(best_time, timed.back().first);
   }
   while (!timed.empty()) {
     auto best = timed.begin();

@@ -6,7 +6,8 @@ namespace layerprobe::device::cuda {
 namespace {
 
 bool is_aligned(const Tensor& tensor, std::int64_t columns) {
-  return tensor.columns == columns && kernels::are_aligned({{tensor.data, tensor.row_stride}}, size_of(tensor.dtype));
+  return tensor.columns == columns &&
+         kernels::are_aligned({{tensor.data, tensor.row_stride}}, columns, size_of(tensor.dtype));
 }
 
 void copy(const Context& context, const Tensor& out, const Tensor& from, std::int64_t num_groups) {

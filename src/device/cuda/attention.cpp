@@ -43,7 +43,7 @@ void Attention::run(const Ops::Attention& args) {
   }
   if (args.query_states.rows == 0) return;
   expect(args.query_states.rows <= INT32_MAX, "a batch has fewer than 2^31 tokens");
-  cut_into_tiles(args.cu_seqlens, kernels::attention_tile_queries(args.out.dtype));
+  cut_into_tiles(args.cu_seqlens, kernels::attention_tile_queries(args.out.dtype, static_cast<std::int32_t>(head_dim)));
 
   const AlignedInput query(context_, args.query_states, num_heads, head_dim);
   const AlignedInput key(context_, args.key_states, key_value_heads, head_dim);
@@ -64,7 +64,8 @@ void Attention::run(const Ops::Attention& args) {
        .head_dim = static_cast<std::int32_t>(head_dim),
        .scaling = args.scaling,
        .sliding_window = static_cast<std::int32_t>(std::min<std::int64_t>(args.sliding_window, INT32_MAX)),
-       .dtype = args.out.dtype},
+       .dtype = args.out.dtype,
+       .capability = capability_},
       context_.stream());
   out.finish();
 }

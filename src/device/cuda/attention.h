@@ -9,7 +9,8 @@ namespace layerprobe::device::cuda {
 /// Attention on one GPU. One thread at a time.
 class Attention {
  public:
-  explicit Attention(Context& context) : context_(context) {}
+  /// `capability`: which GPUs' kernels it uses.
+  Attention(Context& context, int capability) : context_(context), capability_(capability) {}
 
   /// As Ops::attention, arguments checked. Throws Error(usage) when heads are wider than the kernels take.
   void run(const Ops::Attention& args);
@@ -18,6 +19,7 @@ class Attention {
   void cut_into_tiles(std::span<const std::int64_t> cu_seqlens, std::int64_t tile_queries);
 
   Context& context_;
+  const int capability_;
   // Of the last call: a batch's layers all have the same.
   std::vector<std::int64_t> cu_seqlens_;
   std::int64_t tile_queries_ = 0;

@@ -182,6 +182,7 @@ std::vector<DeviceInfo> gpus() {
     out.push_back({.name = text("cuda:", index),
                    .model = properties.name,
                    .total_bytes = properties.totalGlobalMem,
+                   .capability = properties.major * 10 + properties.minor,
                    .is_supported = properties.major * 10 + properties.minor >= kOldestCapability});
   }
   return out;

@@ -1,6 +1,6 @@
 #include "device/cuda/cuda_ops.h"
 
-#include <utility>
+#include <algorithm>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -26,14 +26,18 @@ kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.ro
 
 class CudaOps : public Ops {
  public:
-  CudaOps(int index, std::filesystem::path cache_folder)
-      : context_(index), matmuls_(context_, std::move(cache_folder)), attention_(context_), statistics_(context_) {}
+  CudaOps(int index, const DeviceOptions& options)
+      : context_(index),
+        kernels_capability_(std::min(context_.capability(), options.newest_capability)),
+        matmuls_(context_, options.cache_folder),
+        attention_(context_, kernels_capability_),
+        statistics_(context_) {}
   ~CudaOps() override { cudaStreamSynchronize(context_.stream()); }  // statistics may still be on their way
 
   std::string name() const override { return context_.name(); }
   std::string code_path() const override {
-    return text("cuda ", context_.model(), ", compute capability ", context_.capability() / 10, ".",
-                context_.capability() % 10, ", products by ", matmuls_.library());
+    return text("cuda ", context_.model(), ", kernels of compute capability ", kernels_capability_ / 10, ".",
+                kernels_capability_ % 10, ", products by ", matmuls_.library());
   }
   // Products run within 2% of their best rate from 4,096 tokens on, attention needs as many tiles as it can get.
   std::int64_t good_batch_tokens() const override { return 8192; }
@@ -54,11 +58,12 @@ class CudaOps : public Ops {
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
-  void row_statistics(const RowStatistics& args) override;
+  void append_statistics(const AppendStatistics& args) override;
   void mean_rows(const MeanRows& args) override;
 
  private:
   Context context_;
+  const int kernels_capability_;
   MatMuls matmuls_;
   cuda::Attention attention_;
   StatisticsQueue statistics_;
@@ -203,7 +208,7 @@ void CudaOps::add(const Add& args) {
                context_.stream());
 }
 
-void CudaOps::row_statistics(const RowStatistics& args) {
+void CudaOps::append_statistics(const AppendStatistics& args) {
   check(args);
   if (statistics_.waiting_bytes() > kMostWaitingBytes) synchronize();
   context_.use();
@@ -225,8 +230,8 @@ void CudaOps::mean_rows(const MeanRows& args) {
 
 }  // namespace
 
-std::unique_ptr<Ops> cuda_ops(int index, const std::filesystem::path& cache_folder) {
-  return std::make_unique<CudaOps>(index, cache_folder);
+std::unique_ptr<Ops> cuda_ops(int index, const DeviceOptions& options) {
+  return std::make_unique<CudaOps>(index, options);
 }
 
 }  // namespace layerprobe::device::cuda

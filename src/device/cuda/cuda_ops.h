@@ -1,6 +1,5 @@
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <vector>
 
@@ -12,8 +11,8 @@ namespace layerprobe::device::cuda {
 /// The GPUs that CUDA shows, those too old for us too; none where there is no driver.
 std::vector<DeviceInfo> gpus();
 
-/// The GPU of that number. Chosen product algorithms are remembered in `cache_folder`, nowhere when it is empty. Throws
-/// Error, one clear line, when there is no driver, no such GPU, or it is too old or full.
-std::unique_ptr<Ops> cuda_ops(int index, const std::filesystem::path& cache_folder);
+/// The GPU of that number. Throws Error, one clear line, when there is no driver, no such GPU, or it is too old or
+/// full.
+std::unique_ptr<Ops> cuda_ops(int index, const DeviceOptions& options);
 
 }  // namespace layerprobe::device::cuda

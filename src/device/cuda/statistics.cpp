@@ -1,29 +1,16 @@
 #include "device/cuda/statistics.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
+#include "kernels/append_statistics.h"
 #include "kernels/check.h"
-#include "kernels/row_statistics.h"
 
 namespace layerprobe::device::cuda {
 namespace {
 
-constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // of a batch of 8,192 tokens for eight values
-
-Statistics statistics_of(const kernels::RowSums& sums, std::int64_t columns) {
-  return {.count = columns,
-          .sum = sums.sum,
-          .sum_of_squares = sums.sum_of_squares,
-          .min = sums.min,
-          .max = sums.max,
-          .abs_max = sums.abs_max,
-          .abs_max_row = sums.abs_max_column < 0 ? -1 : 0,
-          .abs_max_column = sums.abs_max_column,
-          .nan_count = sums.nan_count,
-          .inf_count = sums.inf_count,
-          .first_non_finite_row = sums.nan_count + sums.inf_count > 0 ? 0 : -1};
-}
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;  // of 12,000 prompts
 
 }  // namespace
 
@@ -41,28 +28,30 @@ void* StatisticsQueue::reserve(std::size_t bytes) {
   return chunks_.back().memory.get();
 }
 
-void StatisticsQueue::add(const Ops::RowStatistics& args) {
+void StatisticsQueue::add(const Ops::AppendStatistics& args) {
   if (args.x.rows == 0) return;
-  const std::size_t bytes = args.out.size() * sizeof(kernels::RowSums);
-  void* const sums = reserve(bytes);
-  const Buffer on_device = context_.allocate(bytes);
-  kernels::row_statistics({.out = static_cast<kernels::RowSums*>(on_device.data()),
-                           .x = {args.x.data, args.x.row_stride},
-                           .num_rows = args.x.rows,
-                           .columns = args.x.columns,
-                           .dtype = args.x.dtype},
-                          context_.stream());
-  kernels::check(cudaMemcpyAsync(sums, on_device.data(), bytes, cudaMemcpyDeviceToHost, context_.stream()),
-                 "copy statistics");
-  waiting_.push_back({args.out, sums, args.x.columns});
+  const Buffer out = context_.upload(std::span<const Statistics>(args.out));
+  const Buffer cu_rows = context_.upload(args.cu_rows);
+  const Buffer row_sums = context_.allocate(static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums));
+  kernels::append_statistics({.out = static_cast<Statistics*>(out.data()),
+                              .row_sums = static_cast<kernels::RowSums*>(row_sums.data()),
+                              .x = {args.x.data, args.x.row_stride},
+                              .cu_rows = static_cast<const std::int64_t*>(cu_rows.data()),
+                              .num_prompts = static_cast<std::int64_t>(args.out.size()),
+                              .num_rows = args.x.rows,
+                              .columns = args.x.columns,
+                              .dtype = args.x.dtype},
+                             context_.stream());
+  void* const statistics = reserve(args.out.size_bytes());
+  kernels::check(
+      cudaMemcpyAsync(statistics, out.data(), args.out.size_bytes(), cudaMemcpyDeviceToHost, context_.stream()),
+      "copy statistics");
+  waiting_.push_back({args.out, statistics});
 }
 
 void StatisticsQueue::deliver() {
   for (const Waiting& waiting : waiting_) {
-    const auto* sums = static_cast<const kernels::RowSums*>(waiting.sums);
-    for (std::size_t row = 0; row < waiting.out.size(); ++row) {
-      waiting.out[row] = statistics_of(sums[row], waiting.columns);
-    }
+    std::memcpy(waiting.out.data(), waiting.statistics, waiting.out.size_bytes());
   }
   waiting_.clear();
   for (Chunk& chunk : chunks_) chunk.used = 0;

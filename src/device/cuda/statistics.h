@@ -12,8 +12,8 @@ class StatisticsQueue {
  public:
   explicit StatisticsQueue(Context& context) : context_(context) {}
 
-  /// As Ops::row_statistics, arguments checked.
-  void add(const Ops::RowStatistics& args);
+  /// As Ops::append_statistics, arguments checked.
+  void add(const Ops::AppendStatistics& args);
   /// Hands over what was added, once the stream is synchronised.
   void deliver();
   /// Bytes of pinned memory that wait for deliver().
@@ -27,8 +27,7 @@ class StatisticsQueue {
   };
   struct Waiting {
     std::span<Statistics> out;
-    const void* sums;  // of each row
-    std::int64_t columns;
+    const void* statistics;
   };
   void* reserve(std::size_t bytes);
 
