@@ -41,6 +41,11 @@ TEST_CASE("parse names the file and the place of what it refuses") {
   CHECK_THROWS_AS(Json::parse("1e999", "x"), Error);
 }
 
+TEST_CASE("text over 100 MB is refused before it is parsed") {
+  CHECK_THROWS_WITH_AS(Json::parse(std::string(100'000'001, ' '), "x"),
+                       doctest::Contains("x: JSON of 100000001 bytes; at most 100000000 are read"), Error);
+}
+
 TEST_CASE("dump writes what parse reads") {
   Json json;
   json.set("name", "lay\"er");

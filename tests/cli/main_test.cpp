@@ -1,10 +1,12 @@
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <string>
 
 #include "tests/support/process.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/tiny_model.h"
 
 namespace layerprobe {
 
@@ -55,6 +57,23 @@ TEST_CASE("--print-config prints what was given and the defaults, as --config ta
   };
   CHECK(without_prompts(again.out) == without_prompts(printed.out));
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these take terabytes of addresses for themselves
+TEST_CASE("memory that is not there is told as such, not as a bug") {
+  const test::TempFolder folder;
+  test::write_tiny_model(folder);
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+  rlimit small = before;
+  small.rlim_cur = rlim_t{2} << 30;  // the ids of a billion tokens take twice as much
+  REQUIRE(::setrlimit(RLIMIT_AS, &small) == 0);
+  const test::Finished finished =
+      test::run_layerprobe({"--model", folder.path().string(), "--random-tokens", "1x1000000000", "--output", "none"});
+  REQUIRE(::setrlimit(RLIMIT_AS, &before) == 0);
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.err.find("error: the memory is not enough\n  help: ") != std::string::npos);
+}
+#endif
 
 TEST_CASE("what stands in an error cannot steer the terminal") {
   const test::Finished finished = test::run_layerprobe({"inspect", "no\x1b[31m-such.h5"});

@@ -285,6 +285,22 @@ TEST_CASE("values that a point cannot have are refused") {
   CHECK_MESSAGE_HAS(json, "/end/information", "not valid JSON");
 }
 
+TEST_CASE("more points than a file can mean are refused before memory is taken") {
+  Lie lie;
+  lie.change([](hid_t file) {
+    H5Ldelete(file, "/statistics/points", H5P_DEFAULT);
+    const hsize_t count = 10'000'001;
+    const hdf5::Space space(H5Screate_simple(1, &count, nullptr));
+    const hdf5::Type type = hdf5::string_type(1);
+    const hdf5::Properties creation(H5Pcreate(H5P_DATASET_CREATE));
+    H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY);
+    const hdf5::Dataset dataset(
+        H5Dcreate2(file, "/statistics/points", type.get(), space.get(), H5P_DEFAULT, creation.get(), H5P_DEFAULT));
+    REQUIRE(dataset.get() >= 0);
+  });
+  CHECK_MESSAGE_HAS(lie, "/statistics/points: lists 10000001 points; at most 10000000 are read");
+}
+
 TEST_CASE("two datasets that share bytes are refused") {
   Lie lie;
   lie.change([](hid_t file) {

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
+
 #include "base/error.h"
 #include "base/text.h"
 #include "tokenizer/unicode.h"
@@ -128,6 +130,17 @@ TEST_CASE("a hostile pattern is an Error and not a hang") {
     CAPTURE(pattern);
     CHECK_THROWS_WITH_AS(matches(pattern, many), doctest::Contains("takes too many steps"), Error);
   }
+}
+
+TEST_CASE("a long hostile pattern is no slower to be found out than a short one") {
+  std::string alternatives;
+  for (char a = 'b'; a <= 'g'; ++a) {
+    for (char b = 'a'; b <= 'z'; ++b) alternatives += std::string("a") + a + b + "|";
+  }
+  const auto start = std::chrono::steady_clock::now();
+  CHECK_THROWS_WITH_AS(matches(("(?:(?:" + alternatives + "a)+)+(?:!|,)").c_str(), std::u32string(60, 'a')),
+                       doctest::Contains("takes too many steps"), Error);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
 }
 
 TEST_CASE("a pattern that takes too much memory is an Error") {
