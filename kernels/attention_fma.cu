@@ -4,7 +4,8 @@
 // A block of 16 x 16 threads has 64 queries (32 in f64 where heads are wider than 128) of one head and goes through as
 // many keys and values at a time, in shared memory: a thread computes 4 x 4 (2 x 2) scores, then its rows' share of the
 // output's columns. Bound by the multipliers and the reads of shared memory that feed them. At 1,024 tokens this is 2%
-// of a model's arithmetic.
+// of a model's arithmetic. Measured on an H100 80GB, 2 prompts of 1,024 tokens, 32 heads of 128, by
+// layerprobe_bench_device: 23 TFLOP/s in f32, 12.5 in f64 (8.6 with 32 queries and keys).
 //
 // Blocks of queries and of keys begin at the prompt's first token, so that a row's bits depend on its prompt alone.
 #include "kernels/attention.cuh"

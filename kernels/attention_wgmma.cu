@@ -7,7 +7,9 @@
 // into two places each, and the next tile's while this one's end is computed. The other two have 64 queries each. While
 // the exponentials of one block of keys are taken, the product of the ones before with their values runs, and the two
 // warpgroups take turns: one's products run beside the other's softmax. Rounding is that of attention_mma.cu. Bound by
-// the tensor cores, and, below some thousand tokens, by how tiles begin and end.
+// the tensor cores, and, below some thousand tokens, by how tiles begin and end. Measured on an H100 80GB, 32 heads of
+// 128 and 8 of keys in bf16, by layerprobe_bench_device: 365, 500 and 568 TFLOP/s for 8 prompts of 1,024 tokens, 2 of
+// 4,096 and 1 of 16,384 (348, 494 and 569 without turns); 2 of 4,096 with heads of 64 and 256: 365 and 549.
 //
 // Blocks of queries and of keys begin at the prompt's first token and a row of a tile is computed by itself, so that a
 // row's bits depend on its prompt alone.
