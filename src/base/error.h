@@ -5,7 +5,8 @@
 
 namespace layerprobe {
 
-/// What kind of failure it is. cli/exit_code.h turns it into the exit status; nothing else branches on it.
+/// What kind of failure it is. cli/exit_code.h turns it into the exit status; runtime/session.cpp looks for
+/// `interrupted`, to say what was kept.
 enum class ErrorKind {
   usage,        // the options ask for something impossible
   input,        // a file the user named is missing, damaged or of a kind we do not support

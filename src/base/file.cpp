@@ -152,6 +152,10 @@ void File::move_to(const std::filesystem::path& path) {
   path_ = path;
 }
 
+void remove_file(const std::filesystem::path& path) {
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw write_error(path, "cannot be removed", errno);
+}
+
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) throw write_error(from, "cannot be given its final name", errno);
   const std::filesystem::path folder = to.has_parent_path() ? to.parent_path() : std::filesystem::path(".");

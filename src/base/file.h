@@ -52,6 +52,9 @@ class File {
   Handle<int, close_descriptor, -1> descriptor_;
 };
 
+/// Throws Error(resource) when the file is there and cannot be removed.
+void remove_file(const std::filesystem::path& path);
+
 /// Replaces `to` with `from` in one step and syncs the folder, so that the new name outlives a power cut.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
 

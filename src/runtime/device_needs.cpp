@@ -58,9 +58,9 @@ void expect_memory(device::Ops& ops, const model::ModelConfig& config, const pla
 }
 
 std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
-                           const std::filesystem::path& partial) {
-  if (!partial.empty() && std::filesystem::exists(partial)) {
-    const store::Reader reader(partial);
+                           const std::filesystem::path& continued) {
+  if (std::filesystem::exists(continued)) {
+    const store::Reader reader(continued);
     const auto found = reader.attributes().find(kMatMulChoices);
     const auto* choices = found == reader.attributes().end() ? nullptr : std::get_if<std::string>(&found->second);
     if (choices != nullptr && !choices->empty()) {

@@ -13,10 +13,10 @@ namespace layerprobe::runtime {
 void expect_memory(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
                    std::int64_t batch_tokens);
 
-/// How the run's weights are multiplied (Ops::matmul_choices): as `partial`, a file that the run continues, says, or
-/// as the device chooses where there is no such file.
+/// How the run's weights are multiplied (Ops::matmul_choices): as `continued`, a file of the same run, says, or as the
+/// device chooses where there is no such file.
 std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
-                           const std::filesystem::path& partial);
+                           const std::filesystem::path& continued);
 
 /// The attribute that keeps it.
 inline constexpr const char* kMatMulChoices = "matmul_choices";

@@ -211,6 +211,13 @@ class Session {
   std::uint64_t bytes_done_ = 0, bytes_total_ = 0, tokens_done_ = 0, tokens_total_ = 0;
 };
 
+/// The partial or finished file that a resumed run finds; a path that does not exist where there is none.
+std::filesystem::path continued_file(const std::string& output, store::Writer::IfExists if_exists) {
+  if (if_exists != store::Writer::IfExists::resume || output == "none") return {};
+  const std::filesystem::path partial = output + std::string(store::kPartialSuffix);
+  return std::filesystem::exists(partial) ? partial : std::filesystem::path(output);
+}
+
 /// Of the tokens that go through a layer at once.
 std::int64_t largest_batch(const Prepared& prepared) {
   std::int64_t longest = 0;
@@ -264,10 +271,9 @@ RunReport run(const RunOptions& options, const Watch& watch) {
                       : text(prepared.checkpoint.display_name(), "-", plan::name_of(prepared.plan.test_type), ".h5");
 
   expect_memory(*prepared.ops, prepared.config, prepared.plan, largest_batch(prepared));
-  const bool resumes = options.if_exists == store::Writer::IfExists::resume && report.output != "none";
-  const std::string partial = resumes ? text(report.output, store::kPartialSuffix) : "";
-  const store::Layout layout =
-      make_layout(prepared, options, choose_matmuls(*prepared.ops, prepared.config, prepared.plan, partial));
+  const store::Layout layout = make_layout(
+      prepared, options,
+      choose_matmuls(*prepared.ops, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));
 
   std::optional<store::Writer> writer;
   if (report.output != "none") writer.emplace(report.output, layout, options.if_exists);

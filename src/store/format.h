@@ -4,9 +4,9 @@
 /// A captured run on disk, version 1: a specification, enough to write the file from another language.
 ///
 /// The file is HDF5, written with the library's bounds (V18, V110), of h5py libver=("v108", "v110"): superblock 2, every
-/// piece of metadata with a checksum. Everything is little-endian. No type of variable length anywhere, no link but hard ones, no filter: every
-/// dataset is contiguous with its space allocated, so that its bytes are those at H5Dget_offset(), row-major, and can
-/// be read without HDF5. A reader refuses anything else before it reads it. Names are case-sensitive UTF-8.
+/// piece of metadata with a checksum. Everything is little-endian. No type of variable length anywhere, no link but hard
+/// ones, no filter: every dataset is contiguous with its space allocated, so that its bytes are those at
+/// H5Dget_offset(), row-major, and can be read without HDF5. A reader refuses anything else before it reads it. Names are case-sensitive UTF-8.
 ///
 /// P is the number of points, N of prompts, T of tokens over all prompts, R of captured rows over all prompts.
 /// u8, i32, i64: two's complement; f16, f32, f64: IEEE 754; bf16: HDF5's float with sign at bit 15, 8 bits of exponent

@@ -103,7 +103,7 @@ File create_partial(const fs::path& path, const Layout& layout, bool overwrite) 
   if (fs::exists(partial_path(path))) {
     if (!overwrite) expect_untouched(path);  // it came while we looked
     expect_lock(File::open_for_writing(partial_path(path)));
-    fs::remove(partial_path(path));
+    remove_file(partial_path(path));
   }
   try {
     create_file(unready, layout);

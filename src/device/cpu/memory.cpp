@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <string>
 
 #include "base/error.h"
@@ -31,7 +32,7 @@ std::uint64_t available_bytes() {
     if (name == "MemAvailable:") return kibibytes * 1024;
     std::getline(meminfo, unit);
   }
-  return 0;
+  return std::numeric_limits<std::uint64_t>::max();
 }
 
 }  // namespace layerprobe::device::cpu

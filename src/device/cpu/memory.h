@@ -13,7 +13,8 @@ constexpr std::int64_t round_up(std::int64_t value, std::int64_t step) { return 
 
 /// As Ops::allocate.
 Buffer allocate_bytes(std::size_t bytes);
-/// As Ops::free_bytes: what the kernel says programs can have without swapping (MemAvailable).
+/// As Ops::free_bytes: what the kernel says programs can have without swapping (MemAvailable); the largest number
+/// where it says nothing (no /proc).
 std::uint64_t available_bytes();
 
 /// Memory that a call needs while it runs; kept for the next call, and only ever grows.
