@@ -21,7 +21,7 @@ std::vector<std::string> lines_from_the_end(const std::string& out) {
 }  // namespace
 
 TEST_CASE("compare gives 0 for the same run and 1 for another, with the verdict last") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
   run.at("model.layers.2", 9, 17) = 3;
@@ -49,7 +49,7 @@ TEST_CASE("compare gives 0 for the same run and 1 for another, with the verdict 
 }
 
 TEST_CASE("compare --json is one document with the fields of the report") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
   run.at("model.layers.2", 9, 17) = std::numeric_limits<double>::quiet_NaN();
@@ -75,7 +75,7 @@ TEST_CASE("compare --json is one document with the fields of the report") {
 }
 
 TEST_CASE("compare says what it left out") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
   for (const char* name : {"model.layers.2", "model.layers.3", "model.norm"}) run.remove(name);
@@ -92,7 +92,7 @@ TEST_CASE("compare says what it left out") {
 }
 
 TEST_CASE("compare says that dtypes differ and how it judged") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
   run.set_dtype(Dtype::f32);
@@ -104,7 +104,7 @@ TEST_CASE("compare says that dtypes differ and how it judged") {
 }
 
 TEST_CASE("compare prints the same with any number of threads") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run(40);
   constexpr std::int64_t kTokens = 1000;  // many blocks of rows
   run.layout.prompts = {.input_ids = std::vector<std::int32_t>(kTokens, 5), .cu_seqlens = {0, kTokens}, .texts = {}};
@@ -136,7 +136,7 @@ TEST_CASE("compare prints the same with any number of threads") {
 }
 
 TEST_CASE("compare refuses what it cannot compare with exit status 2 and one message") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
   run.layout.prompts.input_ids[6] = 7;

@@ -30,7 +30,7 @@ void write_model(const test::TempFolder& folder) {
 }  // namespace
 
 TEST_CASE("inspect shows a captured run: attributes, prompts, points, statistics, ranked tokens") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const std::filesystem::path path = folder / "run.h5";
   test::write_run(path, test::sample_layout());
   const test::Finished finished = test::run_layerprobe({"inspect", path.string()});
@@ -47,7 +47,7 @@ TEST_CASE("inspect shows a captured run: attributes, prompts, points, statistics
 }
 
 TEST_CASE("inspect shows how complete a partial file is") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   run.incomplete = {{1, 2}, {2, 0}, {2, 1}, {2, 2}};
   const std::string path = test::write_file(folder / "run.h5", run);
@@ -61,7 +61,7 @@ TEST_CASE("inspect shows how complete a partial file is") {
 }
 
 TEST_CASE("inspect --json of a captured run is one document") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const std::filesystem::path path = folder / "run.h5";
   test::write_run(path, test::sample_layout());
   const test::Finished finished = test::run_layerprobe({"inspect", "--json", path.string()});
@@ -84,7 +84,7 @@ TEST_CASE("inspect --json of a captured run is one document") {
 }
 
 TEST_CASE("inspect knows a captured run by its first bytes, whatever its name") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::write_file(folder / "run.h5", test::sample_run());
   std::filesystem::rename(folder / "run.h5", folder / "renamed");
   CHECK(test::run_layerprobe({"inspect", (folder / "renamed").string()}).out.find("captured run") != std::string::npos);
@@ -138,7 +138,7 @@ TEST_CASE("inspect --json of a model is one document") {
 }
 
 TEST_CASE("inspect refuses what is neither with exit status 2") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::write_all(folder / "text.h5", "no HDF5 file");
   test::SampleRun partial = test::sample_run();
   partial.incomplete = {{0, 0}};

@@ -20,7 +20,7 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 Report compared(const test::SampleRun& reference, const test::SampleRun& candidate, const Rules& rules = {}) {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const store::Reader r(test::write_file(folder / "reference.h5", reference));
   const store::Reader c(test::write_file(folder / "candidate.h5", candidate));
   return compare::compare_runs(r, c, rules);
@@ -440,7 +440,7 @@ TEST_CASE("a pattern that no point matches is refused with the nearest names") {
 }
 
 TEST_CASE("a file whose bytes are cut off is refused while it is read") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const test::SampleRun run = test::sample_run(5000);
   const store::Reader reference(test::write_file(folder / "a.h5", run));
   const auto path = test::write_file(folder / "b.h5", run);

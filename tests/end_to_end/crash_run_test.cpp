@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "runtime/session.h"
 #include "tests/support/disk_calls.h"
-#include "tests/support/fast_folder.h"
 #include "tests/support/same_capture.h"
 #include "tests/support/simulated_disk.h"
 #include "tests/support/tiny_model.h"
@@ -37,7 +36,7 @@ void run(const test::TempFolder& model, const fs::path& folder, int* calls_until
 TEST_CASE("a run of a model that is cut off at any call is resumed to the bits of an undisturbed one") {
   const test::TempFolder model;
   test::write_tiny_model(model);
-  const test::FastFolder temporary;
+  const test::TempFolder temporary(test::memory_folder());
   const fs::path undisturbed = temporary / "undisturbed", folder = temporary / "disk";
   fs::create_directories(undisturbed);
   std::vector<test::DiskCall> calls;
@@ -65,7 +64,7 @@ TEST_CASE("a run of a model that is cut off at any call is resumed to the bits o
 TEST_CASE("a run that is asked to stop at any moment keeps what it has and is resumed to the same bits") {
   const test::TempFolder model;
   test::write_tiny_model(model);
-  const test::FastFolder temporary;
+  const test::TempFolder temporary(test::memory_folder());
   const fs::path undisturbed = temporary / "undisturbed";
   fs::create_directories(undisturbed);
   run(model, undisturbed);

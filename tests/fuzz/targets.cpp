@@ -7,13 +7,12 @@
 #include <string>
 
 #include "base/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace layerprobe::fuzz {
 
 MemoryFile::MemoryFile(std::string_view bytes) {
-  const std::filesystem::path folder =
-      std::filesystem::exists("/dev/shm") ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
-  std::string name = (folder / "layerprobe-fuzz-XXXXXX").string();
+  std::string name = (test::memory_folder() / "layerprobe-XXXXXX").string();
   const int descriptor = ::mkstemp(name.data());
   if (descriptor < 0) throw std::runtime_error("no file in memory");
   path_ = name;

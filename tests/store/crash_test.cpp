@@ -14,7 +14,6 @@
 #include "store/measures.h"
 #include "tests/store/sample.h"
 #include "tests/support/disk_calls.h"
-#include "tests/support/fast_folder.h"
 #include "tests/support/simulated_disk.h"
 
 namespace layerprobe {
@@ -150,14 +149,27 @@ test::DiskCall first_half_of(test::DiskCall write) {
   return write;
 }
 
-/// The files that the scenario starts from, and the calls that its run then makes.
-std::vector<test::DiskCall> calls_of(const Scenario& scenario, const fs::path& folder, test::DiskImage& before) {
-  test::lay({}, folder);
-  scenario.before(folder / kFile);
-  before = test::image_of(folder);
-  const test::DiskCalls watch(folder);
-  write_sample(folder / kFile, scenario.if_exists);
-  return watch.calls();
+/// A scenario, the files that it starts from, and the calls that its run makes.
+struct Recorded {
+  const Scenario& scenario;
+  test::DiskImage before;
+  std::vector<test::DiskCall> calls;
+};
+
+/// Records each scenario in `folder` and hands it on.
+void for_each_scenario(const fs::path& folder, const std::function<void(const Recorded&)>& visit) {
+  for (const Scenario& scenario : kScenarios) {
+    CAPTURE(scenario.name);
+    test::lay({}, folder);
+    scenario.before(folder / kFile);
+    Recorded recorded{.scenario = scenario, .before = test::image_of(folder), .calls = {}};
+    {
+      const test::DiskCalls watch(folder);
+      write_sample(folder / kFile, scenario.if_exists);
+      recorded.calls = watch.calls();
+    }
+    visit(recorded);
+  }
 }
 
 bool can_be_interrupted(Kind kind) {
@@ -167,12 +179,10 @@ bool can_be_interrupted(Kind kind) {
 }  // namespace
 
 TEST_CASE("a run killed between any two calls, or within a write, leaves what is promised and goes on") {
-  const test::FastFolder temporary;
+  const test::TempFolder temporary(test::memory_folder());
   const fs::path folder = temporary / "disk";
-  for (const Scenario& scenario : kScenarios) {
-    CAPTURE(scenario.name);
-    test::DiskImage before;
-    const std::vector<test::DiskCall> calls = calls_of(scenario, folder, before);
+  for_each_scenario(folder, [&](const Recorded& recorded) {
+    const auto& [scenario, before, calls] = recorded;
     test::SimulatedDisk disk(before);
     std::size_t states = 0;
     for (std::size_t i = 0; i <= calls.size(); ++i) {
@@ -189,17 +199,15 @@ TEST_CASE("a run killed between any two calls, or within a write, leaves what is
       disk.apply(calls[i]);
     }
     std::cout << "killed: " << scenario.name << ": " << calls.size() << " calls, " << states << " crash points\n";
-  }
+  });
 }
 
 TEST_CASE("a power cut between any two calls leaves what is promised, and the run goes on") {
-  const test::FastFolder temporary;
+  const test::TempFolder temporary(test::memory_folder());
   const fs::path folder = temporary / "disk";
   std::mt19937 random(1);
-  for (const Scenario& scenario : kScenarios) {
-    CAPTURE(scenario.name);
-    test::DiskImage before;
-    const std::vector<test::DiskCall> calls = calls_of(scenario, folder, before);
+  for_each_scenario(folder, [&](const Recorded& recorded) {
+    const auto& [scenario, before, calls] = recorded;
     test::SimulatedDisk disk(before);
     std::size_t states = 0;
     for (std::size_t i = 0; i <= calls.size(); ++i) {
@@ -212,17 +220,15 @@ TEST_CASE("a power cut between any two calls leaves what is promised, and the ru
       if (i < calls.size()) disk.apply(calls[i]);
     }
     std::cout << "power cut: " << scenario.name << ": " << calls.size() << " calls, " << states << " crash points\n";
-  }
+  });
 }
 
 TEST_CASE("a call that is interrupted or does half of its work is made again, and nothing is lost") {
-  const test::FastFolder temporary;
+  const test::TempFolder temporary(test::memory_folder());
   const fs::path folder = temporary / "disk";
   std::size_t faults = 0;
-  for (const Scenario& scenario : kScenarios) {
-    CAPTURE(scenario.name);
-    test::DiskImage before;
-    const std::vector<test::DiskCall> calls = calls_of(scenario, folder, before);
+  for_each_scenario(folder, [&](const Recorded& recorded) {
+    const auto& [scenario, before, calls] = recorded;
     for (std::size_t i = 0; i < calls.size(); ++i) {
       CAPTURE(i);
       for (const int error : {EINTR, 0}) {
@@ -239,18 +245,16 @@ TEST_CASE("a call that is interrupted or does half of its work is made again, an
         ++faults;
       }
     }
-  }
+  });
   std::cout << "interrupted or cut short: " << faults << " calls\n";
 }
 
 TEST_CASE("a call that fails ends the run with the reason, what is promised is there, and the run goes on") {
-  const test::FastFolder temporary;
+  const test::TempFolder temporary(test::memory_folder());
   const fs::path folder = temporary / "disk";
   std::size_t faults = 0;
-  for (const Scenario& scenario : kScenarios) {
-    CAPTURE(scenario.name);
-    test::DiskImage before;
-    const std::vector<test::DiskCall> calls = calls_of(scenario, folder, before);
+  for_each_scenario(folder, [&](const Recorded& recorded) {
+    const auto& [scenario, before, calls] = recorded;
     for (std::size_t i = 0; i < calls.size(); ++i) {
       CAPTURE(i);
       for (const int error : {ENOSPC, EIO}) {
@@ -265,8 +269,6 @@ TEST_CASE("a call that fails ends the run with the reason, what is promised is t
             CHECK(failure.kind() == ErrorKind::resource);
             CHECK_FALSE(failure.parts().fix.empty());
             what = failure.what();
-          } catch (const fs::filesystem_error& failure) {
-            what = failure.what();
           }
           REQUIRE(watch.has_failed());
         }
@@ -277,7 +279,7 @@ TEST_CASE("a call that fails ends the run with the reason, what is promised is t
         ++faults;
       }
     }
-  }
+  });
   std::cout << "failing: " << faults << " calls\n";
 }
 

@@ -77,7 +77,7 @@ class Files {
  private:
   static fs::path memory() { return fs::exists("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path(); }
 
-  test::TemporaryFolder folder_{memory()};
+  test::TempFolder folder_{memory()};
   store::Layout layout_ = test::sample_layout();
   fs::path whole_ = folder_ / "whole.h5";
   std::array<std::string, 2> contents_;

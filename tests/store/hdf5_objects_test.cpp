@@ -45,7 +45,7 @@ class Made {
   }
 
  private:
-  test::TemporaryFolder folder_;
+  test::TempFolder folder_;
   std::filesystem::path path_ = folder_ / "made.h5";
 };
 

@@ -13,7 +13,7 @@ using store::Writer;
 TEST_CASE("scripts/layerprobe_h5.py reads what we write, and we read what h5py writes") {
   const char* const chosen = std::getenv("LAYERPROBE_PYTHON");
   const std::string python = chosen != nullptr ? chosen : "python3";
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const auto run = [&](const std::string& arguments) {
     return std::system(text(python, " ", arguments, " > ", (folder / "out").string(), " 2>&1").c_str());
   };

@@ -22,7 +22,7 @@ class Lie {
  public:
   Lie() {
     static const std::string whole = [] {
-      const test::TemporaryFolder folder_of_whole;
+      const test::TempFolder folder_of_whole;
       test::write_run(folder_of_whole / "whole.h5", test::sample_layout());
       return test::read_all(folder_of_whole / "whole.h5");
     }();
@@ -75,7 +75,7 @@ class Lie {
     return "no error";
   }
 
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const std::filesystem::path path = folder / "lie.h5";
 };
 

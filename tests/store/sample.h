@@ -2,8 +2,6 @@
 
 // A small run to write: three prompts, a point of every dtype, one with statistics only, top-k.
 
-#include <unistd.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -15,25 +13,9 @@
 #include "base/text.h"
 #include "store/reader.h"
 #include "store/writer.h"
+#include "tests/support/temp_folder.h"
 
 namespace layerprobe::test {
-
-/// A folder of its own, removed at the end.
-class TemporaryFolder {
- public:
-  explicit TemporaryFolder(const std::filesystem::path& in = std::filesystem::temp_directory_path()) {
-    static int count = 0;
-    path_ = in / text("layerprobe-store-", ::getpid(), "-", count++);
-    std::filesystem::create_directories(path_);
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-
-  std::filesystem::path operator/(const char* name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline std::string read_all(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);

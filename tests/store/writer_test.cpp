@@ -20,7 +20,7 @@ using store::Reader;
 using store::Writer;
 
 TEST_CASE("a run of every dtype is read back as it was written") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   test::write_run(folder / "a.h5", layout);
   CHECK_FALSE(std::filesystem::exists(folder / "a.h5.partial"));
@@ -71,7 +71,7 @@ TEST_CASE("a run of every dtype is read back as it was written") {
 }
 
 TEST_CASE("a run that stops half-way and is resumed gives what an undisturbed run gives") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   test::write_run(folder / "undisturbed.h5", layout);
   for (const std::int64_t stops_after : {0, 1, 2, 3}) {
@@ -104,7 +104,7 @@ TEST_CASE("a run that stops half-way and is resumed gives what an undisturbed ru
 }
 
 TEST_CASE("statistics and top-k of an earlier run are there when it is resumed") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   {
     Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
@@ -126,7 +126,7 @@ TEST_CASE("statistics and top-k of an earlier run are there when it is resumed")
 }
 
 TEST_CASE("what was not yet written reads as zeros") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   const Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
   std::vector<std::byte> rows(4 * 2400, std::byte{1});
@@ -139,7 +139,7 @@ TEST_CASE("what was not yet written reads as zeros") {
 }
 
 TEST_CASE("a file that exists is not touched unless the caller says so") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   { const Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse); }
   const auto refuse = [&] { return Writer(folder / "a.h5", layout, Writer::IfExists::refuse); };
@@ -158,7 +158,7 @@ TEST_CASE("a file that exists is not touched unless the caller says so") {
 }
 
 TEST_CASE("overwriting keeps the finished file until the new one is finished") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   test::write_all(folder / "a.h5", "precious");
   test::write_all(folder / "a.h5.partial", "not precious");
@@ -175,7 +175,7 @@ TEST_CASE("overwriting keeps the finished file until the new one is finished") {
 }
 
 TEST_CASE("resuming a finished run says so, also where only its last rename is missing") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   test::write_run(folder / "a.h5", layout);
   const std::string whole = test::read_all(folder / "a.h5");
@@ -193,7 +193,7 @@ TEST_CASE("resuming a finished run says so, also where only its last rename is m
 }
 
 TEST_CASE("a run is resumed only as the same run, and the first difference is named with both values") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   const auto check = [&](const char* difference, auto change) {
     CAPTURE(difference);
@@ -244,7 +244,7 @@ TEST_CASE("a run is resumed only as the same run, and the first difference is na
 }
 
 TEST_CASE("a damaged partial file is not continued, and stays as it is") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::write_all(folder / "a.h5.partial", "no HDF5");
   CHECK_THROWS_WITH_AS(Writer(folder / "a.h5", test::sample_layout(), Writer::IfExists::resume),
                        doctest::Contains("a.h5.partial: is no HDF5 file"), Error);
@@ -252,7 +252,7 @@ TEST_CASE("a damaged partial file is not continued, and stays as it is") {
 }
 
 TEST_CASE("two runs do not write one file") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   const Writer first(folder / "a.h5", layout, Writer::IfExists::refuse);
   for (const Writer::IfExists if_exists : {Writer::IfExists::resume, Writer::IfExists::overwrite}) {
@@ -263,7 +263,7 @@ TEST_CASE("two runs do not write one file") {
 }
 
 TEST_CASE("what a crash left before the file was valid is used again") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   test::write_all(folder / ".a.h5.partial.new", std::string(1000000, 'x'));
   test::write_run(folder / "a.h5", test::sample_layout());
   CHECK(Reader(folder / "a.h5").is_finished());
@@ -271,7 +271,7 @@ TEST_CASE("what a crash left before the file was valid is used again") {
 }
 
 TEST_CASE("a file that the disk cannot hold is refused with both sizes, before anything is made") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   Layout layout = test::sample_layout();
   layout.points[0].point.width = std::int64_t{1} << 50;  // 4 rows of bf16
   CHECK_THROWS_WITH_AS(Writer(folder / "a.h5", layout, Writer::IfExists::refuse), doctest::Contains("a.h5: takes 9.01"),
@@ -284,7 +284,7 @@ TEST_CASE("a file that the disk cannot hold is refused with both sizes, before a
 }
 
 TEST_CASE("planned_bytes is at least what the file takes, and not much more") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   Layout layout = test::sample_layout();
   for (int i = 0; i < 300; ++i) {
     layout.points.push_back(
@@ -300,7 +300,7 @@ TEST_CASE("planned_bytes is at least what the file takes, and not much more") {
 }
 
 TEST_CASE("input without token ids or texts, prompts without rows and means are kept") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout hidden_states = {.points = {{.point = {.name = "model.layers.0", .dtype = Dtype::f32, .width = 3}}},
                                 .prompts = {.input_ids = {}, .cu_seqlens = {0, 2, 5}, .texts = {}},
                                 .rows = {.cu_rows = {0, 1, 1}, .position = {-1}},
@@ -324,7 +324,7 @@ TEST_CASE("input without token ids or texts, prompts without rows and means are 
 }
 
 TEST_CASE("a long token's text is cut at the end of a character") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   std::string umlauts = "x";
   for (int i = 0; i < 200; ++i) umlauts += "\xc3\xbc";
@@ -339,7 +339,7 @@ TEST_CASE("a long token's text is cut at the end of a character") {
 }
 
 TEST_CASE("a run that is not complete cannot be finished") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
   test::write_prompt(writer, layout, 0);
@@ -348,7 +348,7 @@ TEST_CASE("a run that is not complete cannot be finished") {
 }
 
 TEST_CASE("statistics that the prompt's rows cannot have are our own mistake, told at once") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
   Statistics statistics = test::sample_statistics(layout, 0, 2);
@@ -358,7 +358,7 @@ TEST_CASE("statistics that the prompt's rows cannot have are our own mistake, to
 }
 
 TEST_CASE("a run that is killed again and again ends as an undisturbed run does") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   const Layout layout = test::sample_layout();
   const auto begin = std::chrono::steady_clock::now();
   test::write_run(folder / "undisturbed.h5", layout);
@@ -391,7 +391,7 @@ TEST_CASE("a run that is killed again and again ends as an undisturbed run does"
 }
 
 TEST_CASE("many threads write at once, and what they mark before a commit is complete after it") {
-  const test::TemporaryFolder folder;
+  const test::TempFolder folder;
   constexpr std::int64_t kPrompts = 64;
   Layout layout;
   for (int i = 0; i < 8; ++i) {

@@ -9,11 +9,17 @@
 
 namespace layerprobe::test {
 
+/// In memory where there is such a place: the disk's own syncs take long.
+inline std::filesystem::path memory_folder() {
+  return std::filesystem::exists("/dev/shm") ? std::filesystem::path("/dev/shm")
+                                             : std::filesystem::temp_directory_path();
+}
+
 /// A new folder, removed with all it holds.
 class TempFolder {
  public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "layerprobe-XXXXXX").string();
+  explicit TempFolder(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+    std::string name = (parent / "layerprobe-XXXXXX").string();
     path_ = mkdtemp(name.data());
   }
   TempFolder(const TempFolder&) = delete;
@@ -24,6 +30,7 @@ class TempFolder {
   }
 
   const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path operator/(const char* name) const { return path_ / name; }
 
   /// Writes a file, with the folders above it.
   std::filesystem::path write(const std::string& name, std::string_view contents) const {
