@@ -255,6 +255,10 @@ std::uint64_t Writer::resumed_bytes() const { return state_->resumed_bytes; }
 std::uint64_t Writer::complete_bytes() const { return state_->contents.complete_bytes(); }
 std::uint64_t Writer::capture_bytes() const { return state_->contents.capture_bytes(); }
 
+std::uint64_t Writer::offset_of_row(std::size_t point, std::int64_t row) const {
+  return state_->offset_of_rows(point, row, 0);
+}
+
 void Writer::write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows) {
   state_->file.write_at(state_->offset_of_rows(point, first_row, rows.size()), rows);
 }

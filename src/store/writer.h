@@ -73,6 +73,8 @@ class Writer {
 
   /// The rows from `first_row` on of a stored point: row-major, packed, in its dtype (f32 for means).
   void write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows);
+  /// Where in the file a row of a stored point begins, in bytes. Any thread.
+  std::uint64_t offset_of_row(std::size_t point, std::int64_t row) const;
   /// Reads such rows back: for a run that restarts from a captured layer.
   void read_rows(std::size_t point, std::int64_t first_row, std::span<std::byte> rows) const;
   /// Of the point's rows of one prompt, row numbers counted from the prompt's first row.
