@@ -11,10 +11,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kSlotBytes = std::size_t{4} << 20;  // copies of this size go at the bus's rate
-constexpr std::size_t kLeastSlots = 3;                    // one is filled, one waits, one is written
+constexpr std::size_t kSmallSlotBytes = std::size_t{4} << 20;  // copies of this size go at the bus's rate
+constexpr std::size_t kSlotBytes = std::size_t{16} << 20;      // and of this size are fewer, where there is room
+constexpr std::size_t kManySlots = 32;
+constexpr std::size_t kLeastSlots = 3;  // one is filled, one waits, one is written
 constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kSlotsAtOnce = 16;  // in one piece of pinned memory
+constexpr std::size_t kSlotsAtOnce = 4;  // in one piece of pinned memory
 
 std::size_t row_bytes(const store::Layout::Point& point) {
   return static_cast<std::size_t>(point.point.width) * size_of(point.point.dtype);
@@ -37,6 +39,16 @@ std::size_t longest_row(const store::Layout& layout) {
 
 }  // namespace
 
+/// A slot holds whole rows, and has room to put them where a page begins.
+Recorder::Slots Recorder::slots_of(std::size_t ring_bytes, const store::Layout& layout) {
+  const std::size_t row = longest_row(layout), all = row * static_cast<std::size_t>(layout.rows.num_rows());
+  const std::size_t good = ring_bytes / kSlotBytes < kManySlots ? kSmallSlotBytes : kSlotBytes;
+  const std::size_t rows = std::max(row, std::min(good, all));
+  const std::size_t bytes = (rows + 2 * kPageBytes - 1) / kPageBytes * kPageBytes;
+  const std::size_t needed = stored_bytes(layout) / rows + layout.points.size();
+  return {.bytes = bytes, .count = std::max(kLeastSlots, std::min(ring_bytes / bytes, needed))};
+}
+
 Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer,
                    Options options)
     : ops_(ops),
@@ -44,14 +56,9 @@ Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mea
       keeps_mean_(keeps_mean),
       writer_(writer),
       options_(options),
-      slot_bytes_((std::max(kSlotBytes, longest_row(layout)) / kPageBytes + 2) * kPageBytes),
-      num_slots_([&] {
-        const std::size_t ring = options.ring_bytes > 0 ? options.ring_bytes : ops.capture_resources().ring_bytes;
-        const std::size_t needed = stored_bytes(layout) / kSlotBytes + layout.points.size();
-        return std::max(kLeastSlots, std::min(ring / slot_bytes_, needed));
-      }()),
-      full_(2 * num_slots_),
-      free_(num_slots_),
+      slots_(slots_of(options.ring_bytes > 0 ? options.ring_bytes : ops.capture_resources().ring_bytes, layout)),
+      full_(2 * slots_.count),
+      free_(slots_.count),
       statistics_(layout.points.size()),
       statistics_rows_(layout.points.size()),
       last_commit_(Clock::now()) {
@@ -146,7 +153,7 @@ void Recorder::take_statistics(Record& record, std::span<const std::int64_t> cu_
 void Recorder::copy_rows(Record& record, std::int64_t first_row, const device::Tensor& value) {
   const std::size_t bytes_a_row = static_cast<std::size_t>(value.columns) * size_of(value.dtype);
   recorded_bytes_ += bytes_a_row * static_cast<std::size_t>(value.rows);
-  const auto rows_a_slot = static_cast<std::int64_t>((slot_bytes_ - kPageBytes) / bytes_a_row);
+  const auto rows_a_slot = static_cast<std::int64_t>((slots_.bytes - kPageBytes) / bytes_a_row);
   for (std::int64_t row = 0; row < value.rows; row += rows_a_slot) {
     const std::int64_t count = std::min(rows_a_slot, value.rows - row);
     Part part{.record = &record, .first_row = first_row + row, .slot = free_slot()};
@@ -183,10 +190,10 @@ std::byte* Recorder::free_slot() {
 void Recorder::make_slots() {
   std::size_t made = 0;
   try {
-    while (made < num_slots_ && !stopped_) {
-      const std::size_t count = std::min(kSlotsAtOnce, num_slots_ - made);
-      const device::Buffer& chunk = chunks_.emplace_back(ops_.allocate_on_host(count * slot_bytes_));
-      for (std::size_t i = 0; i < count; ++i) free_.push(static_cast<std::byte*>(chunk.data()) + i * slot_bytes_);
+    while (made < slots_.count && !stopped_) {
+      const std::size_t count = std::min(kSlotsAtOnce, slots_.count - made);
+      const device::Buffer& chunk = chunks_.emplace_back(ops_.allocate_on_host(count * slots_.bytes));
+      for (std::size_t i = 0; i < count; ++i) free_.push(static_cast<std::byte*>(chunk.data()) + i * slots_.bytes);
       made += count;
     }
   } catch (const Error&) {
@@ -197,7 +204,7 @@ void Recorder::make_slots() {
 void Recorder::write_parts() {
   try {
     while (std::optional<Part> part = full_.pop()) {
-      part->arrived->wait();
+      wait_for(*part);
       if (!part->rows.empty()) {
         if (writer_ != nullptr) writer_->write_rows(part->record->point, part->first_row, part->rows);
         free_.push(part->slot);
@@ -207,6 +214,15 @@ void Recorder::write_parts() {
     }
   } catch (...) {
     stop(std::current_exception());
+  }
+}
+
+/// A device fails when it comes to the work, which may be layers after the call; the point says how far it came.
+void Recorder::wait_for(const Part& part) const {
+  try {
+    part.arrived->wait();
+  } catch (const Error& error) {
+    throw error.within(layout_.points[part.record->point].point.name);
   }
 }
 

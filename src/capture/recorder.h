@@ -70,6 +70,12 @@ class Recorder {
   std::uint64_t recorded_bytes() const { return recorded_bytes_; }
 
  private:
+  struct Slots {
+    std::size_t bytes;  // of each
+    std::size_t count;
+  };
+  static Slots slots_of(std::size_t ring_bytes, const store::Layout& layout);
+
   /// A point's value of one batch, while it is on its way.
   struct Record {
     std::size_t point = 0;
@@ -95,6 +101,7 @@ class Recorder {
   std::byte* free_slot();
   void make_slots();
   void write_parts();
+  void wait_for(const Part& part) const;
   void finish_part(const Part& part);
   void commit_if_due();
   void stop(std::exception_ptr problem);
@@ -106,7 +113,7 @@ class Recorder {
   const bool keeps_mean_;
   store::Writer* const writer_;
   const Options options_;
-  std::size_t slot_bytes_ = 0, num_slots_ = 0;
+  const Slots slots_;
   device::Buffer scratch_;                   // selected rows on the device
   std::map<std::size_t, Record*> selected_;  // by point, that record_selected has begun
   double waited_seconds_ = 0;

@@ -23,6 +23,8 @@
 namespace layerprobe::device::cuda {
 namespace {
 
+// For what is not asked of allocate: the trials of products, statistics, weights on their way.
+constexpr std::uint64_t kReservedBytes = std::uint64_t{384} << 20;
 constexpr std::size_t kMostWaitingBytes = std::size_t{64} << 20;  // of statistics, before a call waits for them
 
 kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.row_stride}; }
@@ -116,6 +118,7 @@ class CudaOps : public Ops {
 void CudaOps::begin_writing(std::initializer_list<Tensor> outs) {
   context_.use();
   for (const Tensor& out : outs) copies_.before_write(out);
+  copies_.operations_queued();
 }
 
 void CudaOps::synchronize() {
@@ -132,7 +135,8 @@ Buffer CudaOps::allocate(std::size_t bytes) {
 
 std::uint64_t CudaOps::free_bytes() {
   context_.use();
-  return context_.free_bytes();
+  const std::uint64_t free = context_.free_bytes();
+  return free - std::min(free, kReservedBytes);
 }
 
 void CudaOps::copy_from_host(const Tensor& out, const void* host) {

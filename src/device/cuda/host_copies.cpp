@@ -20,6 +20,8 @@ HostCopies::HostCopies(Context& context) : context_(context) {
 }
 
 void HostCopies::follow_operations() {
+  if (!is_behind_) return;
+  is_behind_ = false;
   const Event queued = context_.record(context_.stream());
   check(cudaStreamWaitEvent(stream(), queued.get()), text("order the work of ", context_.name()));
 }

@@ -12,6 +12,8 @@ class HostCopies {
   explicit HostCopies(Context& context);
 
   cudaStream_t stream() const { return stream_.get(); }
+  /// To be called when the operations' stream has been given something.
+  void operations_queued() { is_behind_ = true; }
   /// Lets what this stream does next wait for all that the operations' stream has been given.
   void follow_operations();
 
@@ -31,6 +33,7 @@ class HostCopies {
 
   Context& context_;
   Stream stream_;
+  bool is_behind_ = false;      // an event costs the operations' stream a microsecond or two: none without need
   std::deque<Source> sources_;  // oldest first
 };
 

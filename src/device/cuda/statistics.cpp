@@ -65,6 +65,7 @@ void StatisticsQueue::add(const Ops::AppendStatistics& args) {
                                        .columns = args.x.columns,
                                        .dtype = args.x.dtype};
   kernels::sum_rows(call, context_.stream());
+  copies_.operations_queued();
   // A prompt's rows are added one after the other, which leaves a GPU idle: the next operations go on beside it.
   copies_.follow_operations();
   kernels::append_rows(call, copies_.stream());
