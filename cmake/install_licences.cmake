@@ -1,0 +1,33 @@
+# Puts the licences of what a tarball holds into share/licenses, a folder a package: of the libraries in lib/ and of those
+# that are compiled in. Debian and Ubuntu keep them in /usr/share/doc; on other systems one has to add them by hand.
+set(prefix "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}")
+find_program(DPKG_QUERY dpkg-query)
+if(NOT DPKG_QUERY)
+  message(WARNING "no dpkg-query: share/licenses of the package lacks the libraries' licences")
+  return()
+endif()
+
+set(packages libcli11-dev nlohmann-json3-dev)
+file(GLOB libraries "${prefix}/lib/*.so*")
+foreach(library IN LISTS libraries)
+  if(IS_SYMLINK ${library})
+    continue()
+  endif()
+  cmake_path(GET library FILENAME name)
+  execute_process(COMMAND ${DPKG_QUERY} --search "*/${name}" OUTPUT_VARIABLE owner ERROR_QUIET)  # "libz1:amd64: /lib/..."
+  if(NOT owner MATCHES "^([^:, ]+)")
+    message(WARNING "${name}: of no Debian package: share/licenses lacks its licence")
+    continue()
+  endif()
+  list(APPEND packages ${CMAKE_MATCH_1})
+endforeach()
+list(REMOVE_DUPLICATES packages)
+foreach(package IN LISTS packages)
+  set(licence /usr/share/doc/${package}/copyright)
+  if(NOT EXISTS ${licence})
+    message(WARNING "${licence}: not found")
+    continue()
+  endif()
+  file(MAKE_DIRECTORY "${prefix}/share/licenses/${package}")
+  file(COPY_FILE ${licence} "${prefix}/share/licenses/${package}/copyright")  # not INSTALL: it may be a link
+endforeach()
