@@ -22,7 +22,29 @@ class Finished(NamedTuple):
     wall_seconds: float
     cpu_seconds: float
     peak_bytes: int  # resident, mapped files included
-    exit_status: int
+    peak_own_bytes: int  # resident and of no file, as seen 20 times a second
+
+
+class OwnMemory(threading.Thread):
+    """Looks how much memory a process has that belongs to no file, until it is gone."""
+
+    def __init__(self, process_id):
+        super().__init__(daemon=True)
+        self.status = pathlib.Path(f"/proc/{process_id}/status")
+        self.peak_bytes = 0
+        self.start()
+
+    def run(self):
+        while (found := self.now()) is not None:
+            self.peak_bytes = max(self.peak_bytes, found)
+            time.sleep(0.05)
+
+    def now(self):
+        try:
+            found = re.search(r"RssAnon:\s+(\d+) kB", self.status.read_text())
+        except OSError:
+            return None
+        return int(found[1]) * 1024 if found else None  # a process that has ended has no memory
 
 
 def run(command, allowed=(0,), environment=None, limit_seconds=None):
@@ -31,6 +53,7 @@ def run(command, allowed=(0,), environment=None, limit_seconds=None):
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         child = subprocess.Popen(command, stdout=out, stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
+        own_memory = OwnMemory(child.pid)
         killer = threading.Timer(limit_seconds, child.kill) if limit_seconds else None
         if killer:
             killer.start()
@@ -45,19 +68,24 @@ def run(command, allowed=(0,), environment=None, limit_seconds=None):
         is_late = limit_seconds and wall_seconds >= limit_seconds
         what = f"not done after {limit_seconds:.0f} s" if is_late else f"exit status {child.returncode}"
         raise Failed(f"{what}\n  {text[-1000:]}\n  help: the command was {' '.join(command)}")
-    return Finished(text, wall_seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, child.returncode)
+    return Finished(text, wall_seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, own_memory.peak_bytes)
 
 
 def find_folder(where, work):
-    """The folder that holds the programs: of a build, of an unpacked tarball, or of a tarball that is unpacked in `work`.
+    """The folder of the programs in a build folder, an unpacked tarball, or a tarball.
 
-    Without `where` it is what these scripts lie in.
+    A tarball is unpacked in `work`, and so is the one with the tests beside it. Without `where` it is what these scripts
+    lie in.
     """
     where = pathlib.Path(where).absolute() if where else SCRIPTS.parent
     if where.is_file():
-        with tarfile.open(where) as archive:
-            archive.extractall(work)
-            where = pathlib.Path(work) / archive.getnames()[0].split("/")[0]
+        tests = where.with_name(where.name.replace(".tar.gz", "-tests.tar.gz"))
+        for path in (tests, where):
+            if path.is_file():
+                with tarfile.open(path) as archive:
+                    archive.extractall(work)
+                    folder = archive.getnames()[0].split("/")[0]
+        where = pathlib.Path(work) / folder
     for folder in (where, where / "bin", where / "build"):
         if (folder / "layerprobe").is_file():
             return folder
