@@ -1,6 +1,13 @@
 # Puts the licences of what a tarball holds into share/licenses, a folder a package: of the libraries in lib/ and of those
 # that are compiled in. Debian and Ubuntu keep them in /usr/share/doc; on other systems one has to add them by hand.
+# `cuda_folder` is the toolkit's, whose runtime is linked in; empty without it.
 set(prefix "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}")
+file(GLOB cuda_licences "${cuda_folder}/EULA.txt" "${cuda_folder}/dist-info/nvidia_cuda_runtime-*/licenses/*.txt")
+if(cuda_folder AND NOT cuda_licences)
+  message(WARNING "${cuda_folder}: no EULA.txt: share/licenses lacks the licence of CUDA's runtime")
+elseif(cuda_folder)
+  file(COPY ${cuda_licences} DESTINATION "${prefix}/share/licenses/cuda-runtime")
+endif()
 find_program(DPKG_QUERY dpkg-query)
 if(NOT DPKG_QUERY)
   message(WARNING "no dpkg-query: share/licenses of the package lacks the libraries' licences")
@@ -14,8 +21,8 @@ foreach(library IN LISTS libraries)
     continue()
   endif()
   cmake_path(GET library FILENAME name)
-  execute_process(COMMAND ${DPKG_QUERY} --search "*/${name}" OUTPUT_VARIABLE owner ERROR_QUIET)  # "libz1:amd64: /lib/..."
-  if(NOT owner MATCHES "^([^:, ]+)")
+  execute_process(COMMAND ${DPKG_QUERY} --search "*-linux-gnu*/${name}" OUTPUT_VARIABLE owner ERROR_QUIET)
+  if(NOT owner MATCHES "^([^:, ]+)")  # "zlib1g:amd64: /lib/x86_64-linux-gnu/libz.so.1.2.13"
     message(WARNING "${name}: of no Debian package: share/licenses lacks its licence")
     continue()
   endif()
