@@ -268,7 +268,7 @@ std::uint64_t Writer::capture_bytes() const { return state_->contents.capture_by
 double Writer::waited_seconds() const { return state_->rows ? state_->rows->waited_seconds() : 0; }
 
 std::uint64_t Writer::offset_of_row(std::size_t point, std::int64_t row) const {
-  return state_->offset_of_rows(point, row, 0);
+  return state_->contents.captures[point].offset + state_->begin_of_rows(point, row, 0);
 }
 
 void Writer::write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows) {
