@@ -28,7 +28,8 @@ TEST_CASE("scripts/layerprobe_h5.py reads what we write, and we read what h5py w
   test::write_prompt(stopped, layout, 0);
   stopped.commit();
 
-  const int status = run(text((test::root_folder() / "tests/store/check_layerprobe_h5.py").string(), " ", folder.path().string()));
+  const int status =
+      run(text((test::root_folder() / "tests/store/check_layerprobe_h5.py").string(), " ", folder.path().string()));
   CAPTURE(test::read_all(folder / "out"));
   REQUIRE(status == 0);
 
