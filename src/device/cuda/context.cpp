@@ -56,6 +56,17 @@ void require_capability(const std::string& name, const cudaDeviceProp& propertie
                .fix = "nvidia-smi shows which programs hold it: wait for them, or choose another GPU"});
 }
 
+/// What the program holds of the device's memory, and gives to nobody now.
+std::uint64_t unused_bytes_of_pool(int index) {
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t reserved = 0, used = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, index) == cudaSuccess) {
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used);
+  }
+  return reserved - used;
+}
+
 }  // namespace
 
 Context::Context(int index) : index_(index) {
@@ -102,13 +113,7 @@ void Context::synchronize() const { check(cudaStreamSynchronize(stream()), text(
 std::uint64_t Context::free_bytes() const {
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), text("ask for the free memory of ", name()));
-  cudaMemPool_t pool = nullptr;
-  std::uint64_t reserved = 0, used = 0;
-  if (cudaDeviceGetDefaultMemPool(&pool, index_) == cudaSuccess) {
-    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
-    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used);
-  }
-  return free + (reserved - used);
+  return free + unused_bytes_of_pool(index_);
 }
 
 Buffer Context::allocate(std::size_t bytes) const {
@@ -123,6 +128,16 @@ Buffer Context::allocate(std::size_t bytes) const {
   }
   check(status, text("allocate memory on ", name()));
   return Buffer(data, bytes, [stream = stream()](void* given) { cudaFreeAsync(given, stream); });
+}
+
+void Context::reserve(std::size_t bytes) const {
+  if (bytes <= unused_bytes_of_pool(index_)) return;
+  void* data = nullptr;
+  if (cudaMallocAsync(&data, bytes, stream()) != cudaSuccess) {
+    cudaGetLastError();  // in one piece there is not so much; allocate() will say what is missing
+    return;
+  }
+  cudaFreeAsync(data, stream());  // stays in the pool
 }
 
 /// Copies up to a segment's bytes to pinned memory that the stream reads them from.

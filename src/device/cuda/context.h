@@ -37,6 +37,9 @@ class Context {
   /// still. Buffers end before the context.
   Buffer allocate(std::size_t bytes) const;
 
+  /// As Ops::reserve.
+  void reserve(std::size_t bytes) const;
+
   /// Queues the copy of rows to `out`; they lie packed at `host`, which is free again on return.
   void copy_from_host(const Tensor& out, const void* host);
   /// The same for values of any type, into memory of their own.

@@ -7,6 +7,7 @@
 #include "device/arguments.h"
 #include "device/cuda/attention.h"
 #include "device/cuda/context.h"
+#include "device/cuda/loader.h"
 #include "device/cuda/matmul.h"
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
@@ -29,6 +30,7 @@ class CudaOps : public Ops {
   CudaOps(int index, const DeviceOptions& options)
       : context_(index),
         kernels_capability_(std::min(context_.capability(), options.newest_capability)),
+        loader_(context_),
         matmuls_(context_, options.cache_folder),
         attention_(context_, kernels_capability_),
         statistics_(context_) {}
@@ -47,7 +49,10 @@ class CudaOps : public Ops {
   std::uint64_t free_bytes() override;
   void copy_from_host(const Tensor& out, const void* host) override;
   void copy_to_host(void* host, const Tensor& x) override;
+  void reserve(std::size_t bytes) override;
+  void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
+  void finish_loads(const std::function<void(std::uint64_t bytes)>& read) override;
   std::string matmul_choices(std::span<const MatMulShape> shapes) override;
   void use_matmul_choices(std::string_view choices) override;
   void matmul(const MatMul& args) override;
@@ -64,6 +69,7 @@ class CudaOps : public Ops {
  private:
   Context context_;
   const int kernels_capability_;
+  Loader loader_;
   MatMuls matmuls_;
   cuda::Attention attention_;
   StatisticsQueue statistics_;
@@ -103,10 +109,25 @@ void CudaOps::copy_to_host(void* host, const Tensor& x) {
   context_.synchronize();
 }
 
+void CudaOps::reserve(std::size_t bytes) {
+  context_.use();
+  context_.reserve(bytes);
+}
+
+void CudaOps::load(const Load& args) {
+  check(args);
+  loader_.add(args.out, args.values);
+}
+
 std::unique_ptr<MatMulWeight> CudaOps::matmul_weight(const MatMulWeightParts& parts) {
   check(parts);
   context_.use();
-  return matmuls_.weight(parts);
+  return matmuls_.weight(parts, loader_);
+}
+
+void CudaOps::finish_loads(const std::function<void(std::uint64_t bytes)>& read) {
+  context_.use();
+  loader_.finish(read);
 }
 
 std::string CudaOps::matmul_choices(std::span<const MatMulShape> shapes) {
