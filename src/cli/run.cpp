@@ -18,6 +18,7 @@ namespace {
 struct RunArguments {
   runtime::RunOptions run;
   std::string test_type = "extract-all";
+  std::string pinned_memory;
   bool overwrite = false;
   bool resume = false;
   bool json = false;
@@ -150,6 +151,9 @@ void print(const runtime::RunReport& report) {
 
 ExitCode run(RunArguments& arguments) {
   arguments.run.request.test_type = plan::parse_test_type(arguments.test_type);
+  if (!arguments.pinned_memory.empty()) {
+    arguments.run.pinned_memory_bytes = parse_bytes(arguments.pinned_memory, "--pinned-memory");
+  }
   using IfExists = store::Writer::IfExists;
   arguments.run.if_exists = arguments.overwrite ? IfExists::overwrite
                             : arguments.resume  ? IfExists::resume
@@ -267,6 +271,10 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber)
       ->type_name("SECONDS");
+  command
+      ->add_option("--pinned-memory", arguments->pinned_memory,
+                   "Memory of the host for captures on their way to the file, as in 512MiB (1GiB for a GPU)")
+      ->type_name("SIZE");
   command->add_option("--output", run_options.output, "Where it goes (<model>-<test-type>.h5 here); none discards it")
       ->type_name("FILE.h5|none");
   CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");

@@ -14,7 +14,6 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "device/cuda/pinned_pages.h"
 #include "kernels/check.h"
 #include "kernels/convert_values.h"
 
@@ -66,7 +65,7 @@ class Loading::Reader {
       : loading_(loading),
         doing_(loading.doing_),
         staging_(staging),
-        pages_(num_rooms * loading.plan_.room_bytes),
+        pages_(loading.context_.allocate_on_host(num_rooms * loading.plan_.room_bytes)),
         num_rooms_(num_rooms) {
     check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), doing_);
     check(cudaStreamWaitEvent(stream_.get(), loading.places_ready_.get(), 0), doing_);
@@ -83,7 +82,8 @@ class Loading::Reader {
       const LoadPiece& piece = loading_.plan_.pieces[*next];
       check(cudaEventSynchronize(is_free_[room].get()), doing_);
       const std::byte* const bytes =
-          read_piece(loading_.plan_.sources[piece.source], piece, {pages_.data() + room * room_bytes, room_bytes});
+          read_piece(loading_.plan_.sources[piece.source], piece,
+                     {static_cast<std::byte*>(pages_.data()) + room * room_bytes, room_bytes});
       std::size_t staged = 0;
       for (const LoadPart& part : piece.parts) send(piece, part, bytes, staged);
       check(cudaEventRecord(is_free_[room].get(), stream_.get()), doing_);
@@ -127,7 +127,7 @@ class Loading::Reader {
   Loading& loading_;
   const std::string& doing_;
   std::byte* const staging_;  // [kStagingBytes]; none where nothing is converted
-  PinnedPages pages_;
+  const Buffer pages_;        // pinned: [num_rooms_, room_bytes]
   Stream stream_;
   std::array<Event, kRooms> is_free_;  // of each room, once it has been copied from
   const std::size_t num_rooms_;
