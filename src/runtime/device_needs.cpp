@@ -14,27 +14,21 @@
 namespace layerprobe::runtime {
 namespace {
 
-std::uint64_t bytes_of(const model::ExpectedTensor& tensor, Dtype dtype) {
-  std::uint64_t bytes = size_of(dtype);
-  for (const std::int64_t size : tensor.shape) bytes *= static_cast<std::uint64_t>(size);
-  return bytes;
-}
-
 /// Of all that is on the device at once.
 std::uint64_t weights_bytes(const model::ModelConfig& config, const plan::Plan& plan) {
   std::uint64_t layers = 0, largest_layer = 0;
   for (const std::int64_t layer : plan.layers) {
     std::uint64_t bytes = 0;
     for (const model::ExpectedTensor& tensor : model::layer_tensors(config, layer)) {
-      bytes += bytes_of(tensor, plan.dtype);
+      bytes += model::bytes_of(tensor, plan.dtype);
     }
     layers += bytes;
     largest_layer = std::max(largest_layer, bytes);
   }
   std::uint64_t total = plan.test_type == plan::TestType::single ? largest_layer : layers;
-  if (plan.runs_embedding) total += bytes_of(model::embedding_tensor(config), plan.dtype);
-  if (plan.runs_norm) total += bytes_of(model::norm_tensor(config), plan.dtype);
-  if (plan.runs_lm_head) total += bytes_of(model::lm_head_tensor(config), plan.dtype);
+  if (plan.runs_embedding) total += model::bytes_of(model::embedding_tensor(config), plan.dtype);
+  if (plan.runs_norm) total += model::bytes_of(model::norm_tensor(config), plan.dtype);
+  if (plan.runs_lm_head) total += model::bytes_of(model::lm_head_tensor(config), plan.dtype);
   return total;
 }
 
