@@ -1,9 +1,11 @@
 #include "placement/budgets.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string>
 #include <utility>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/text.h"
 
@@ -63,6 +65,32 @@ std::uint64_t bytes_of(Device device, const std::vector<Device>& devices, const 
 }
 
 }  // namespace
+
+std::vector<Machine::Gpu> parse_gpus(std::string_view given) {
+  constexpr const char* kOption = "--gpus";
+  constexpr int kMostGpus = 4096;
+  std::vector<Machine::Gpu> gpus;
+  for (const std::string& piece : split(given, ',')) {
+    std::string_view size = trimmed(piece);
+    int count = 1;
+    if (const std::size_t times = size.find('x'); times != std::string_view::npos) {
+      const auto [end, problem] = std::from_chars(size.data(), size.data() + times, count);
+      const bool is_number = problem == std::errc{} && end == size.data() + times && count > 0;
+      if (!is_number || count > kMostGpus - static_cast<int>(gpus.size())) {
+        throw Error({.kind = ErrorKind::usage,
+                     .where = kOption,
+                     .what = text("\"", piece, "\" is no number of GPUs and size of each; there may be ", kMostGpus),
+                     .fix = "write 8x80GiB, or 75GiB,40GiB"});
+      }
+      size.remove_prefix(times + 1);
+    }
+    const std::uint64_t bytes = parse_bytes(size, kOption);
+    for (int i = 0; i < count; ++i) {
+      gpus.push_back({{Device::Kind::cuda, static_cast<int>(gpus.size())}, bytes});
+    }
+  }
+  return gpus;
+}
 
 std::vector<DeviceBudget> device_budgets(const DeviceMap& map, const MaxMemory& max_memory, const Machine& machine) {
   const std::vector<Device> devices = devices_of(map, max_memory, machine);

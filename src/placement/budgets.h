@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "placement/device_map.h"
@@ -18,6 +19,9 @@ struct Machine {
   std::vector<Gpu> gpus = {};
   std::uint64_t host_bytes = 0;
 };
+
+/// GPUs from their sizes: "8x80GiB", "75GiB,40GiB", "2x80GiB,40GiB"; cuda:0 is the first. Throws Error(usage).
+std::vector<Machine::Gpu> parse_gpus(std::string_view given);
 
 /// The devices that a map may use, in the order in which they are filled, each with its limit and nothing reserved:
 /// those that the map names, else the GPUs, else cpu:0. A device that --max-memory does not name gets nothing, and is

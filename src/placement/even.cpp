@@ -89,8 +89,9 @@ Placement with_replicas(const Request& request, std::size_t num_stages, std::siz
     }
   }
   for (const DeviceBudget& device : out.devices) {
-    out.weights_budgets.push_back(static_cast<std::int64_t>(device.weights_limit()));
+    out.weights_limits.push_back(static_cast<std::int64_t>(device.weights_limit()));
   }
+  out.weights_budgets = out.weights_limits;
   out.modules.resize(request.work.modules.size());
   return out;
 }
@@ -215,7 +216,7 @@ Placement place_evenly(const Request& request) {
     if (num_replicas * num_stages > num_devices) break;
     std::optional<Placement> placement = resident(request, ranges, num_stages, num_replicas);
     if (!placement) continue;
-    const double seconds = predict(request.work, *placement).seconds;
+    const double seconds = predict(request.work, *placement).placed_seconds;
     if (best && seconds >= best_seconds * kAlike) continue;
     best = std::move(placement);
     best_seconds = seconds;
@@ -233,7 +234,7 @@ Placement place_evenly(const Request& request) {
     for (const std::int64_t num_waves : wave_counts(request.work)) {
       std::optional<Placement> placement = streamed(request, ranges, num_waves, layers_only);
       if (!placement) break;
-      const double seconds = predict(request.work, *placement).seconds;
+      const double seconds = predict(request.work, *placement).placed_seconds;
       if (best && seconds >= best_seconds * kAlike) continue;
       best = std::move(placement);
       best_seconds = seconds;
@@ -277,7 +278,7 @@ void choose_waves(const Work& work, Placement& placement) {
   std::int64_t best = 1;
   for (const std::int64_t num_waves : wave_counts(work)) {
     placement.num_waves = num_waves;
-    const double seconds = predict(work, placement).seconds;
+    const double seconds = predict(work, placement).placed_seconds;
     if (seconds >= best_seconds * kAlike) continue;
     best = num_waves;
     best_seconds = seconds;

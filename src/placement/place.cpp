@@ -70,8 +70,9 @@ Placement place_by_name(const Request& request) {
     placement.modules[i].device = static_cast<std::size_t>(device - placement.devices.begin());
   }
   for (const DeviceBudget& device : placement.devices) {
-    placement.weights_budgets.push_back(static_cast<std::int64_t>(device.weights_limit()));
+    placement.weights_limits.push_back(static_cast<std::int64_t>(device.weights_limit()));
   }
+  placement.weights_budgets = placement.weights_limits;
   return placement;
 }
 
@@ -88,6 +89,7 @@ Placement fill_as_transformers(const Request& request, std::uint64_t taken) {
     budgets.devices.push_back(static_cast<std::int64_t>(limit - std::min(limit, taken)));
   }
   budgets.host = static_cast<std::int64_t>(request.host_limit);
+  placement.weights_limits = budgets.devices;
   if (is_host_alone) budgets = {.devices = {}, .host = budgets.devices.front()};
   if (request.map.strategy != Strategy::sequential) {
     budgets = balanced_budgets(request.tree, budgets, request.map.strategy == Strategy::balanced_low_0);

@@ -13,7 +13,8 @@ namespace layerprobe::placement {
 struct Request {
   const DeviceMap& map;
   const Work& work;
-  /// The whole model, whatever of it runs: what transformers' strategies see, and the names that a map may use.
+  /// The whole model, whatever of it runs: what transformers' strategies see, and the names that a map may use. `even`
+  /// does not look at it.
   const TreeModule& tree;
   std::vector<DeviceBudget> devices;  // in the order in which they are filled
   std::uint64_t host_limit = 0;       // for weights that wait in the host's memory

@@ -77,17 +77,22 @@ Prediction predict(const Work& work, const Placement& placement) {
     step.see(loads[i].capture_seconds / steps, text("captures on their way from ", name, " to the host"));
     step.see(loads[i].bring_seconds, text("weights on their way to ", name));
   }
-  double read_seconds = 0;
+  double load_seconds = 0, read_seconds = 0;
   for (std::size_t i = 0; i < work.modules.size(); ++i) {
-    if (placement.modules[i].home == Home::disk) read_seconds += work.modules[i].read_seconds;
+    (placement.modules[i].home == Home::disk ? read_seconds : load_seconds) += work.modules[i].read_seconds;
   }
   const double filling = static_cast<double>(num_stages(placement)) - 1;  // `single` has none: nothing is handed on
   const double idle_steps = work.one_at_a_time ? 0 : filling;
   Longest all;
   all.see((turns + idle_steps) * step.seconds, step.what);
   all.see(turns * read_seconds, "reading weights from the disk");
+  const double placed_seconds = load_seconds + all.seconds;
   all.see(work.output_seconds, "writing captures to the disk");
-  return {.seconds = all.seconds, .binds = all.what, .idle_share = idle_steps / (turns + idle_steps)};
+  return {.load_seconds = load_seconds,
+          .seconds = all.seconds,
+          .placed_seconds = placed_seconds,
+          .binds = all.what,
+          .idle_share = idle_steps / (turns + idle_steps)};
 }
 
 }  // namespace layerprobe::placement

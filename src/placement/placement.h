@@ -55,6 +55,7 @@ struct Placement {
   std::vector<DeviceBudget> devices;          // of the first replica
   std::vector<std::vector<Device>> replicas;  // of each, the devices that stand for `devices`
   std::vector<Placed> modules;                // one for each of Work::modules
+  std::vector<std::int64_t> weights_limits;   // of each device: what there is for weights that stay
   std::vector<std::int64_t> weights_budgets;  // of each device: what the strategy gave it to fill
   std::int64_t num_waves = 0;                 // times that weights are brought in; 0: all are resident
 
@@ -75,10 +76,13 @@ struct DeviceLoad {
 };
 std::vector<DeviceLoad> device_loads(const Work& work, const Placement& placement);
 
-/// How long the run would take once its resident weights are loaded, and what keeps it from being faster.
+/// How long a run would take, and what keeps it from being faster.
 struct Prediction {
-  double seconds = 0;
-  std::string binds;      // "compute on cuda:1", "the output's disk", ...
+  double load_seconds = 0;  // all weights that are not read while the run goes on
+  double seconds = 0;       // after that
+  double placed_seconds =
+      0;                  // both, without writing captures to the disk, which no placement changes: the smallest wins
+  std::string binds;      // "compute on cuda:1", "writing captures to the disk", ...
   double idle_share = 0;  // of the slowest device's time: the pipeline fills and drains
 };
 /// Micro-batches of all replicas come from one queue. Resident: each moves on by itself. Streaming: waves do, and a

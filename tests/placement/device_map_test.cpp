@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "tests/support/temp_folder.h"
 
 namespace layerprobe::placement {
@@ -56,7 +57,7 @@ TEST_CASE("a JSON object names modules and devices, in the option or in a file")
   const char* json =
       R"({"model.embed_tokens": 0, "model.layers.1": "cuda:1", "model": "1", "lm_head": "cpu", "": "disk"})";
   const test::TempFolder folder;
-  const std::string file = "@" + folder.write("map.json", json).string();
+  const std::string file = text("@", folder.write("map.json", json).string());
   for (const std::string& given : {std::string(json), file}) {
     const DeviceMap map = parse_device_map(given);
     CHECK(map.strategy == Strategy::by_name);
