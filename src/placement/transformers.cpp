@@ -11,10 +11,11 @@
 namespace layerprobe::placement {
 namespace {
 
-/// What the mean leaf and the largest layer of a tree are made of.
+/// What slack is made of.
 struct Leaves {
   std::int64_t count = 0;  // modules that have a tensor of their own
   std::int64_t bytes = 0;
+  std::int64_t largest = 0;
   std::int64_t largest_no_split = 0;
 
   void add(const TreeModule& module, bool is_root = true) {
@@ -28,6 +29,7 @@ struct Leaves {
     if (is_root || (std::ranges::none_of(module.parameters, counts) && module.buffers.empty())) return;
     ++count;
     bytes += own_bytes;
+    largest = std::max(largest, own_bytes);
   }
 };
 
@@ -187,7 +189,7 @@ class Filler {
 
 }  // namespace
 
-WeightBudgets balanced_budgets(const TreeModule& root, WeightBudgets budgets, bool low_0) {
+WeightBudgets balanced_budgets(const TreeModule& root, WeightBudgets budgets, bool low_0, Slack slack) {
   std::vector<std::size_t> usable;
   for (std::size_t i = 0; i < budgets.devices.size(); ++i) {
     if (budgets.devices[i] > 0) usable.push_back(i);
@@ -196,11 +198,12 @@ WeightBudgets balanced_budgets(const TreeModule& root, WeightBudgets budgets, bo
   if (usable.size() == 1) low_0 = false;
   Leaves leaves;
   leaves.add(root);
-  const std::int64_t mean = leaves.bytes / std::max<std::int64_t>(leaves.count, 1);
-  const std::int64_t slack = std::max(leaves.largest_no_split, mean);
+  const std::int64_t leaf =
+      slack == Slack::largest_leaf ? leaves.largest : leaves.bytes / std::max<std::int64_t>(leaves.count, 1);
+  const std::int64_t room = std::max(leaves.largest_no_split, leaf);
   const auto total = static_cast<std::int64_t>(root.bytes);
   const auto parts = static_cast<std::int64_t>(low_0 ? usable.size() - 1 : usable.size());
-  const std::int64_t share = total / parts + slack + slack / 4;
+  const std::int64_t share = total / parts + room + room / 4;
   for (const std::size_t device : std::span(usable).first(usable.size() - 1)) {
     if (low_0 && device == 0) continue;
     budgets.devices[device] = std::min(share, budgets.devices[device]);

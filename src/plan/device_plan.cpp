@@ -122,17 +122,12 @@ class Planner {
     for (const placement::Cut& cut : placement::explain_cuts(request_for(chosen), placement))
       out.cuts.push_back(cut.why);
     add_devices(chosen, out);
-    double stored_seconds = 0;  // at the disk's rate: of what is loaded before the first token
     for (std::size_t i = 0; i < modules.size(); ++i) {
       if (placement.modules[i].home == placement::Home::host) out.streamed_host_bytes += modules[i].weights_bytes;
-      if (placement.modules[i].home == placement::Home::disk) {
-        out.streamed_disk_bytes += modules[i].weights_bytes;
-      } else {
-        stored_seconds += modules[i].read_seconds;
-      }
+      if (placement.modules[i].home == placement::Home::disk) out.streamed_disk_bytes += modules[i].weights_bytes;
     }
-    out.load_bytes = static_cast<std::uint64_t>(stored_seconds * rates_.disk_read_bytes + 0.5);
-    out.load_seconds = static_cast<double>(out.load_bytes) / rates_.load_bytes;
+    out.load_seconds = chosen.prediction.load_seconds;
+    out.load_bytes = static_cast<std::uint64_t>(out.load_seconds * rates_.disk_read_bytes + 0.5);
     out.run_seconds = chosen.prediction.seconds;
     out.tokens_per_second = static_cast<double>(prompts_.num_tokens()) / std::max(out.run_seconds, 1e-12);
     out.binds = chosen.prediction.binds;

@@ -82,19 +82,17 @@ Rates gpu_rates(Dtype dtype, std::size_t num_gpus, bool model_in_memory, bool ou
   rates.flops = dtype == Dtype::f64 ? 51.5e12 : dtype == Dtype::f32 ? 49.5e12 : 600e12;
   rates.memory_bytes = 3e12;
   rates.host_bytes = 50e9;
-  if (model_in_memory) rates.load_bytes = num_gpus > 1 ? 62e9 : 42e9;
+  if (model_in_memory) rates.disk_read_bytes = num_gpus > 1 ? 62e9 : 42e9;
   return rates;
 }
 
 Rates cpu_rates(Dtype dtype, unsigned num_cores, bool model_in_memory, bool output_in_memory) {
   const double flops_a_core = dtype == Dtype::f64 ? 5e9 : dtype == Dtype::f32 ? 60e9 : 115e9;
-  const double disk_read = model_in_memory ? 33e9 : 1.5e9;
   return {.flops = flops_a_core * std::max(num_cores, 1u),
           .memory_bytes = 20e9,
           .host_bytes = 10e9,
-          .disk_read_bytes = disk_read,
-          .disk_write_bytes = output_in_memory ? 23e9 : 1.2e9,
-          .load_bytes = std::min(disk_read, 10e9)};
+          .disk_read_bytes = model_in_memory ? 10e9 : 1.5e9,
+          .disk_write_bytes = output_in_memory ? 23e9 : 1.2e9};
 }
 
 std::uint64_t weights_bytes(const model::ExpectedTensor& tensor, Dtype dtype) {

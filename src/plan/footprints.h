@@ -15,12 +15,11 @@ namespace layerprobe::plan {
 
 /// What predictions count with, a second.
 struct Rates {
-  double flops = 0;         // of matrix products and attention, everything between them included
-  double memory_bytes = 0;  // a device's own
-  double host_bytes = 0;    // between the host and one device, in each direction
-  double disk_read_bytes = 0;
+  double flops = 0;            // of matrix products and attention, everything between them included
+  double memory_bytes = 0;     // a device's own
+  double host_bytes = 0;       // between the host and one device, in each direction
+  double disk_read_bytes = 0;  // weights from where they are, to all devices at once
   double disk_write_bytes = 0;
-  double load_bytes = 0;  // weights from where they are, to all devices at once
 };
 /// An H100's, sustained, and the disk's: docs/placement.md says by what they were measured.
 Rates gpu_rates(Dtype dtype, std::size_t num_gpus, bool model_in_memory, bool output_in_memory);

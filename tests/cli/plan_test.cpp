@@ -129,10 +129,10 @@ TEST_CASE("a model that fits one GPU gets a pipeline of its own on each") {
 
 TEST_CASE("transformers' words give transformers' cuts") {
   const Json four = llama_8b().json({"--gpus", "4x79GiB", "--device-map", "balanced"});
-  CHECK(modules_of(four, 0) == "embed_tokens, 0-4");
-  CHECK(modules_of(four, 1) == "5-14");
-  CHECK(modules_of(four, 2) == "15-24");
-  CHECK(modules_of(four, 3) == "25-31, norm");
+  CHECK(modules_of(four, 0) == "embed_tokens, 0-6");
+  CHECK(modules_of(four, 1) == "7-18");
+  CHECK(modules_of(four, 2) == "19-30");
+  CHECK(modules_of(four, 3) == "31, norm");
   const Json two = llama_8b().json({"--gpus", "10GiB,79GiB", "--device-map", "sequential"});
   CHECK(two.find("cuts")->items().at(0).string().starts_with("sequential gives cuda:0"));
 }

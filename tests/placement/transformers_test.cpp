@@ -142,21 +142,8 @@ void collect_places(const TreeModule& module, const Filled& filled, std::map<std
   for (const TreeModule& child : module.children) collect_places(child, filled, out);
 }
 
-}  // namespace
-
-TEST_CASE("the models of the vectors have the sizes that transformers gives them") {
-  CHECK(models().at("toy_a").bytes == 6012);
-  CHECK(models().at("toy_a_tied").bytes == 5012);
-  CHECK(models().at("toy_b").bytes == 2812);
-  CHECK(models().at("llama3_8b").bytes == 16060523008);
-  CHECK(models().at("llama3_70b").bytes == 141107413504);
-  CHECK(models().at("qwen25_05b").bytes == 988065792);
-  CHECK(models().at("qwen3_30b_a3b").bytes == 61064245760);
-  CHECK(models().at("tiny_llama").bytes == 361664);
-}
-
-TEST_CASE("budgets and places are transformers' for the same sizes and budgets") {
-  const std::string path = LAYERPROBE_SOURCE_DIR "/tests/placement/transformers_vectors.json";
+void check_vectors(const char* file, Slack slack) {
+  const std::string path = text(LAYERPROBE_SOURCE_DIR "/tests/placement/", file);
   const Json vectors = Json::parse(read_text_file(path), path);
   CHECK(vectors.items().size() == 40);
   for (const Json& json : vectors.items()) {
@@ -165,7 +152,7 @@ TEST_CASE("budgets and places are transformers' for the same sizes and budgets")
     const TreeModule& root = models().at(json.find("model")->string());
     const Vector vector = vector_of(json);
     WeightBudgets budgets = vector.given;
-    if (strategy != "sequential") budgets = balanced_budgets(root, budgets, strategy == "balanced_low_0");
+    if (strategy != "sequential") budgets = balanced_budgets(root, budgets, strategy == "balanced_low_0", slack);
     CHECK(budgets == vector.balanced);
 
     std::map<std::string, std::size_t> places;
@@ -179,6 +166,27 @@ TEST_CASE("budgets and places are transformers' for the same sizes and budgets")
       CHECK(places.contains(module));
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("the models of the vectors have the sizes that transformers gives them") {
+  CHECK(models().at("toy_a").bytes == 6012);
+  CHECK(models().at("toy_a_tied").bytes == 5012);
+  CHECK(models().at("toy_b").bytes == 2812);
+  CHECK(models().at("llama3_8b").bytes == 16060523008);
+  CHECK(models().at("llama3_70b").bytes == 141107413504);
+  CHECK(models().at("qwen25_05b").bytes == 988065792);
+  CHECK(models().at("qwen3_30b_a3b").bytes == 61064245760);
+  CHECK(models().at("tiny_llama").bytes == 361664);
+}
+
+TEST_CASE("budgets and places are transformers 5.23.0's for the same sizes and budgets") {
+  check_vectors("transformers_5.23_vectors.json", Slack::largest_leaf);
+}
+
+TEST_CASE("with the mean leaf they are those of earlier releases") {
+  check_vectors("transformers_5.15_vectors.json", Slack::mean_leaf);
 }
 
 TEST_CASE("low_0 takes the first device for GPU 0 whatever its number is") {
