@@ -40,10 +40,12 @@ struct Answer {
   bool has_space() const { return !output_free_bytes || output_bytes <= *output_free_bytes; }
 };
 
-placement::Machine machine_of(const std::string& gpus) {
+placement::Machine machine_of(const std::string& gpus, const std::string& max_memory) {
   placement::Machine machine{.gpus = {}, .host_bytes = device::cpu::available_bytes()};
   if (!gpus.empty()) {
     machine.gpus = placement::parse_gpus(gpus);
+    machine.host_bytes =
+        placement::parse_max_memory(max_memory).host.value_or(machine.host_bytes);  // of another machine
     return machine;
   }
   for (const device::DeviceInfo& gpu : device::gpus()) {
@@ -158,6 +160,13 @@ Json json_of(const Answer& answer, const runtime::Prepared& prepared) {
   out.set("tokens_per_second", plan.tokens_per_second);
   out.set("binds", plan.binds);
   out.set("idle_share", plan.idle_share);
+  Json rates;
+  rates.set("flops", plan.rates.flops);
+  rates.set("memory_bytes", plan.rates.memory_bytes);
+  rates.set("host_bytes", plan.rates.host_bytes);
+  rates.set("disk_read_bytes", plan.rates.disk_read_bytes);
+  rates.set("disk_write_bytes", plan.rates.disk_write_bytes);
+  out.set("rates", rates);
   out.set("smallest_number_of_devices", plan.smallest_number_of_devices);
   out.set("output", answer.output);
   out.set("output_bytes", answer.output_bytes);
@@ -223,12 +232,18 @@ void print(const Answer& answer, const runtime::Prepared& prepared) {
               << (plan.num_waves == 1 ? " wave\n" : " waves\n");
   }
   std::cout << "loading: " << bytes_text(plan.load_bytes) << " in " << number_text(plan.load_seconds) << " s\n"
-            << "running: " << number_text(plan.run_seconds) << " s, " << number_text(plan.tokens_per_second)
+            << "running: " << number_text(plan.run_seconds) << " s, "
+            << (plan.tokens_per_second >= 1000 ? fixed_text(plan.tokens_per_second, 0)
+                                               : number_text(plan.tokens_per_second))
             << " tokens/s; " << plan.binds << " binds";
   if (plan.idle_share >= 0.005) {
     std::cout << ", " << number_text(100 * plan.idle_share) << "% of the time stages wait for the pipeline";
   }
   std::cout << "\n";
+  const auto rate = [](double bytes) { return bytes_text(static_cast<std::uint64_t>(bytes)) + "/s"; };
+  std::cout << "assumed: " << number_text(plan.rates.flops / 1e12) << " TFLOP/s, " << rate(plan.rates.host_bytes)
+            << " between the host and a device, weights at " << rate(plan.rates.disk_read_bytes) << ", captures at "
+            << rate(plan.rates.disk_write_bytes) << "\n";
   if (answer.output_free_bytes) {
     std::cout << "output: " << bytes_text(answer.output_bytes) << " to " << shortened(answer.output) << ", where "
               << bytes_text(*answer.output_free_bytes) << " are free\n";
@@ -248,7 +263,7 @@ ExitCode plan_run(PlanArguments& arguments) {
   const bool takes_prompts =
       options.request.test_type == plan::TestType::full || options.request.test_type == plan::TestType::extract_all;
   if (options.input.kinds() == 0 && takes_prompts) options.input.random_tokens = kDefaultTokens;
-  const placement::Machine machine = machine_of(arguments.gpus);
+  const placement::Machine machine = machine_of(arguments.gpus, options.max_memory);
   Progress progress(arguments.common.quiet);
   const runtime::Prepared prepared(options, progress.watch());
 

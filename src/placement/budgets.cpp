@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "base/bytes.h"
 #include "base/error.h"
 #include "base/text.h"
 
@@ -84,7 +83,7 @@ std::vector<Machine::Gpu> parse_gpus(std::string_view given) {
       }
       size.remove_prefix(times + 1);
     }
-    const std::uint64_t bytes = parse_bytes(size, kOption);
+    const std::uint64_t bytes = parse_limit(size, kOption);
     for (int i = 0; i < count; ++i) {
       gpus.push_back({{Device::Kind::cuda, static_cast<int>(gpus.size())}, bytes});
     }

@@ -22,13 +22,6 @@ Error refuse(std::string what) {
   return Error({.kind = ErrorKind::usage, .where = kOption, .what = std::move(what), .fix = kForms});
 }
 
-std::uint64_t size_of(std::string_view given) {
-  const std::uint64_t bytes = parse_bytes(given, kOption);
-  const bool has_unit = std::isalpha(static_cast<unsigned char>(trimmed(given).back())) != 0;
-  if (has_unit || bytes == 0) return bytes;
-  throw refuse(text("\"", given, "\" has no unit"));
-}
-
 void add(MaxMemory& out, std::string_view key, std::uint64_t bytes) {
   if (key == "disk") return;
   if (key == "cpu") {
@@ -52,7 +45,7 @@ void add_json(MaxMemory& out, std::string_view given) {
     if (value.is_integer() && value.integer() >= 0) {
       add(out, key, static_cast<std::uint64_t>(value.integer()));
     } else if (value.is_string()) {
-      add(out, key, size_of(value.string()));
+      add(out, key, parse_limit(value.string(), kOption));
     } else {
       throw refuse(text("\"", key, "\" is ", value.dump().substr(0, 60), " where a size is expected"));
     }
@@ -60,6 +53,16 @@ void add_json(MaxMemory& out, std::string_view given) {
 }
 
 }  // namespace
+
+std::uint64_t parse_limit(std::string_view given, const std::string& option) {
+  const std::uint64_t bytes = parse_bytes(given, option);
+  const bool has_unit = std::isalpha(static_cast<unsigned char>(trimmed(given).back())) != 0;
+  if (has_unit || bytes == 0) return bytes;
+  throw Error({.kind = ErrorKind::usage,
+               .where = option,
+               .what = text("\"", given, "\" has no unit"),
+               .fix = "write for instance 80GB (10^9 bytes) or 80GiB (2^30 bytes)"});
+}
 
 MaxMemory parse_max_memory(std::string_view given) {
   MaxMemory out;
@@ -72,9 +75,10 @@ MaxMemory parse_max_memory(std::string_view given) {
   for (const std::string& piece : split(given, ',')) {
     const std::size_t colon = piece.rfind(':');
     if (colon == std::string::npos) {
-      out.in_order.push_back(size_of(piece));
+      out.in_order.push_back(parse_limit(piece, kOption));
     } else {
-      add(out, trimmed(std::string_view(piece).substr(0, colon)), size_of(std::string_view(piece).substr(colon + 1)));
+      add(out, trimmed(std::string_view(piece).substr(0, colon)),
+          parse_limit(std::string_view(piece).substr(colon + 1), kOption));
     }
   }
   if (!out.in_order.empty() && !out.devices.empty()) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -25,5 +26,8 @@ struct MaxMemory {
 /// for cpu. What is said of disk is checked and has no effect: the disk always stands behind. Sizes are base/bytes.h's,
 /// with their unit. Empty text: no limit. Throws Error(usage).
 MaxMemory parse_max_memory(std::string_view given);
+
+/// A size as above: with its unit, unless it is 0. Throws Error(usage) naming `option`.
+std::uint64_t parse_limit(std::string_view given, const std::string& option);
 
 }  // namespace layerprobe::placement

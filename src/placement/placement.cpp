@@ -87,12 +87,13 @@ Prediction predict(const Work& work, const Placement& placement) {
   all.see((turns + idle_steps) * step.seconds, step.what);
   all.see(turns * read_seconds, "reading weights from the disk");
   const double placed_seconds = load_seconds + all.seconds;
+  const double pipeline_seconds = (turns + idle_steps) * step.seconds;
   all.see(work.output_seconds, "writing captures to the disk");
   return {.load_seconds = load_seconds,
           .seconds = all.seconds,
           .placed_seconds = placed_seconds,
           .binds = all.what,
-          .idle_share = idle_steps / (turns + idle_steps)};
+          .idle_share = all.seconds > pipeline_seconds ? 0 : idle_steps / (turns + idle_steps)};
 }
 
 }  // namespace layerprobe::placement

@@ -83,7 +83,7 @@ struct Prediction {
   double placed_seconds =
       0;                  // both, without writing captures to the disk, which no placement changes: the smallest wins
   std::string binds;      // "compute on cuda:1", "writing captures to the disk", ...
-  double idle_share = 0;  // of the slowest device's time: the pipeline fills and drains
+  double idle_share = 0;  // of the slowest device's time, where that binds: the pipeline fills and drains
 };
 /// Micro-batches of all replicas come from one queue. Resident: each moves on by itself. Streaming: waves do, and a
 /// device's time for a wave is that of computing it or of bringing its weights, whichever is longer. Formulas: the cost

@@ -93,7 +93,7 @@ void expect_memory(const RunDevice& device, const model::ModelConfig& config, co
   throw Error({.kind = ErrorKind::resource,
                .where = device.ops->name(),
                .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(activations),
-                            " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " are free"),
+                            " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " may be taken"),
                .fix = batch_is_large
                           ? "lower --tokens-per-batch, or give shorter prompts"
                           : "run fewer layers (--test-type multi --layers, or single), or take another device: "

@@ -25,4 +25,9 @@ TEST_CASE("a text file over its limit is refused before memory is taken") {
                        doctest::Contains("config.json: is 1000000000000 bytes; at most 100000000 are read"), Error);
 }
 
+TEST_CASE("a file system in memory is told from a disk") {
+  CHECK_FALSE(is_in_memory("/proc/self/status"));
+  if (std::filesystem::exists("/dev/shm")) CHECK(is_in_memory("/dev/shm/not-there/yet.h5"));
+}
+
 }  // namespace layerprobe

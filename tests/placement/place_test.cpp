@@ -250,4 +250,17 @@ TEST_CASE("budgets are what the machine has and the options leave of it") {
   refuses("cuda:0,cuda:1", "2:1B", "names none of the devices");
 }
 
+TEST_CASE("--gpus counts GPUs by their sizes") {
+  const std::vector<Machine::Gpu> gpus = parse_gpus("2x80GiB, 40GB");
+  REQUIRE(gpus.size() == 3);
+  CHECK(gpus[1].device == cuda(1));
+  CHECK(gpus[1].bytes == std::uint64_t{80} << 30);
+  CHECK(gpus[2].bytes == 40'000'000'000);
+  for (const char* given :
+       {"", "x", "8", "0x80GiB", "-1x80GiB", "5000x1GB", "99999999999x1GB", "8x", "8x80GiB,", "2*80GB"}) {
+    CAPTURE(given);
+    CHECK_THROWS_AS(parse_gpus(given), Error);
+  }
+}
+
 }  // namespace layerprobe::placement
