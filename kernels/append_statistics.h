@@ -22,7 +22,7 @@ struct RowSums {
 
 struct AppendStatistics {
   Statistics* out;              // [num_prompts], on the device as all of these
-  RowSums* row_sums;            // [num_rows], room to work in
+  RowSums* row_sums;            // [num_rows], from sum_rows to append_rows
   Matrix x;                     // [num_rows, columns]
   const std::int64_t* cu_rows;  // [num_prompts + 1]
   std::int64_t num_prompts;
@@ -31,8 +31,9 @@ struct AppendStatistics {
   Dtype dtype;  // of x
 };
 
-/// Queues the statistics of each prompt's rows on `stream`. Formula: device/ops.h. Throws Error(device) if the launch
-/// is refused.
-void append_statistics(const AppendStatistics& args, cudaStream_t stream);
+/// Queues the sums of each row on `stream`; then append_rows, which may be another stream that follows it, adds them to
+/// their prompts. Formula: device/ops.h. Throws Error(device) if the launch is refused.
+void sum_rows(const AppendStatistics& args, cudaStream_t stream);
+void append_rows(const AppendStatistics& args, cudaStream_t stream);
 
 }  // namespace layerprobe::kernels

@@ -4,6 +4,7 @@
     scripts/check_parity.py --count 50 --seed 7            random tiny checkpoints, and configs that must be refused
     scripts/check_parity.py --model DIR --random-tokens 8x256
     scripts/check_parity.py --model FILE.gguf --reference DIR --prompts prompts.txt
+    scripts/check_parity.py --device cuda --model tests/data/parity/*
 
 transformers' float32 is the truth for both. In the table, `f32` is our largest relative L2 at any point (embedding, each
 layer, final norm), `bf16` and `f16` our largest error there as a multiple of transformers' own error. In brackets: the
@@ -72,18 +73,18 @@ def worst(ours, truth, prompts, theirs=None):
     return whole, max(one(slice(int(end) - len(prompt), int(end))) for end, prompt in zip(ends, prompts))
 
 
-def compare(program, model, folder, prompts, workplace, dtypes=("float32", "bfloat16", "float16")):
-    """{dtype: (over all, by prompt)} of the program on `model` against transformers on `folder`."""
+def compare(program, model, folder, prompts, workplace, device, dtypes=("float32", "bfloat16", "float16")):
+    """{dtype: (over all, by prompt)} of the program on `model` against transformers on `folder`, both on `device`."""
     ids = workplace / "input_ids.json"
     ids.write_text(json.dumps(prompts))
     ours = workplace / "ours.h5"
-    run_program(program, model, ids, "float32", ours)  # first: what it refuses needs no reference
+    run_program(program, model, ids, "float32", ours, "--device-map", device)  # first: what it refuses needs no reference
     captured = {"float32": read_captures(ours)}
-    truth = to_numpy(capture_hf.capture_to_memory(folder, prompts, torch.float32))
+    truth = to_numpy(capture_hf.capture_to_memory(folder, prompts, torch.float32, device=device))
     result = {"float32": worst(captured["float32"], truth, prompts)}
     for dtype in dtypes[1:]:
-        theirs = to_numpy(capture_hf.capture_to_memory(folder, prompts, capture_hf.DTYPES[dtype]))
-        run_program(program, model, ids, dtype, ours)
+        theirs = to_numpy(capture_hf.capture_to_memory(folder, prompts, capture_hf.DTYPES[dtype], device=device))
+        run_program(program, model, ids, dtype, ours, "--device-map", device)
         result[dtype] = worst(read_captures(ours), truth, prompts, theirs)
     return result
 
@@ -254,7 +255,7 @@ def check_random(options, workplace):
         folder.mkdir()
         name, prompts = make_checkpoint(folder, seed)
         try:
-            result = compare(options.program, folder, folder, prompts, workplace)
+            result = compare(options.program, folder, folder, prompts, workplace, options.device)
             print(row(name, result), flush=True)
             is_failed = verdict(result) != "ok"
         except Failure as failure:
@@ -314,19 +315,25 @@ def check_refusals(options, workplace):
 # --------------------------------------------------------------------------------------------------------- a real model
 
 
-def check_model(options, workplace):
-    folder = pathlib.Path(options.reference or options.model)
+def check_model(model, options, workplace):
+    folder = pathlib.Path(options.reference or model)
     if folder.suffix == ".gguf":
         script = pathlib.Path(__file__).with_name("gguf_to_hf.py")
         folder = workplace / "dequantised"
-        subprocess.run([sys.executable, str(script), options.model, str(folder)], check=True)
-    vocab_size = transformers.AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+        subprocess.run([sys.executable, str(script), model, str(folder)], check=True)
+    name = pathlib.Path(model).name
     given = argparse.Namespace(**{**vars(options), "model": folder, "prompt": None})
     if not (given.input_ids or given.prompts or given.random_tokens):
-        given.random_tokens = "4x128:1"
-    prompts, _ = capture_hf.read_prompts(given, vocab_size)
-    result = compare(options.program, options.model, folder, prompts[:options.max_prompts], workplace)
-    print(row(pathlib.Path(options.model).name[:28], result))
+        its_own = folder / "input_ids.json"
+        given.input_ids, given.random_tokens = (str(its_own), None) if its_own.exists() else (None, "4x128:1")
+    try:
+        vocab_size = transformers.AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+        prompts, _ = capture_hf.read_prompts(given, vocab_size)
+        result = compare(options.program, model, folder, prompts[:options.max_prompts], workplace, options.device)
+    except Exception as failure:  # ours or transformers': the next one may do
+        print(f"{name:<28} ERROR {failure!r}", flush=True)
+        return True
+    print(row(name, result), flush=True)
     return verdict(result) != "ok"
 
 
@@ -337,7 +344,9 @@ def main():
     parser.add_argument("--count", type=int, default=20, help="how many random checkpoints; default 20")
     parser.add_argument("--seed", type=int, default=1, help="of the first one; default 1")
     parser.add_argument("--keep", help="a folder for the checkpoints that fail")
-    parser.add_argument("--model", help="a folder or .gguf to check instead")
+    parser.add_argument("--model", nargs="+", help="folders or .gguf files to check instead; without other input, a "
+                        "folder's input_ids.json or random tokens")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of both programs; default: %(default)s")
     parser.add_argument("--reference", help="with --model FILE.gguf: the folder of its dequantised weights, if there is one")
     parser.add_argument("--input-ids")
     parser.add_argument("--prompts")
@@ -352,7 +361,7 @@ def main():
         workplace = pathlib.Path(folder)
         print(f"{'':<28} {'':5} f32 [by prompt]      bf16 [by prompt]  f16 [by prompt]")
         if options.model:
-            failed = check_model(options, workplace)
+            failed = sum(check_model(model, options, workplace) for model in options.model)
         else:
             failed = check_random(options, workplace) + check_refusals(options, workplace)
     print("all within their limits" if not failed else f"{failed} failed")

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,12 +90,23 @@ File File::open_or_create(const std::filesystem::path& path) {
   return File(path, descriptor);
 }
 
+std::optional<File> File::open_direct() const {
+  const int descriptor = open_descriptor(path_, O_RDWR | O_DIRECT);
+  if (descriptor < 0) return std::nullopt;
+  return File(path_, descriptor);
+}
+
 std::uint64_t File::size() const {
   struct stat status {};
   if (::fstat(descriptor(), &status) != 0) {
     throw read_error(path_, text("its size cannot be read: ", std::strerror(errno)), "check the disk");
   }
   return static_cast<std::uint64_t>(status.st_size);
+}
+
+bool File::is_in_memory() const {
+  struct statfs status {};
+  return ::fstatfs(descriptor(), &status) == 0 && status.f_type == TMPFS_MAGIC;
 }
 
 void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
@@ -114,13 +126,21 @@ void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
 
 void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
   while (!bytes.empty()) {
-    const ssize_t put =
-        ::pwrite(descriptor(), bytes.data(), std::min(bytes.size(), kMaxCallBytes), static_cast<off_t>(offset));
-    if (put < 0 && errno == EINTR) continue;
-    if (put <= 0) throw write_error(path_, "writing failed", put == 0 ? EIO : errno);
-    offset += static_cast<std::uint64_t>(put);
-    bytes = bytes.subspan(static_cast<std::size_t>(put));
+    const std::optional<std::size_t> put = write_some_at(offset, bytes);
+    if (!put) throw write_error(path_, "writing failed", EINVAL);
+    offset += *put;
+    bytes = bytes.subspan(*put);
   }
+}
+
+std::optional<std::size_t> File::write_some_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
+  ssize_t put = -1;
+  do {
+    put = ::pwrite(descriptor(), bytes.data(), std::min(bytes.size(), kMaxCallBytes), static_cast<off_t>(offset));
+  } while (put < 0 && errno == EINTR);
+  if (put < 0 && errno == EINVAL) return std::nullopt;
+  if (put <= 0) throw write_error(path_, "writing failed", put == 0 ? EIO : errno);
+  return static_cast<std::size_t>(put);
 }
 
 void File::allocate(std::uint64_t offset, std::uint64_t size) const {

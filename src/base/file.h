@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -26,15 +27,22 @@ class File {
   static File create(const std::filesystem::path& path);
   /// For reading and writing, made when there is none of that name.
   static File open_or_create(const std::filesystem::path& path);
+  /// The same file once more, past the page cache (O_DIRECT): for aligned writes. Nothing where that is refused.
+  std::optional<File> open_direct() const;
 
   const std::filesystem::path& path() const { return path_; }
   int descriptor() const { return descriptor_.get(); }
   std::uint64_t size() const;
+  /// Does it lie in memory (tmpfs)?
+  bool is_in_memory() const;
 
   /// Fills `out` from `offset`; throws when the file ends before.
   void read_at(std::uint64_t offset, std::span<std::byte> out) const;
   /// Writes all of `bytes`, however many system calls it takes.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes) const;
+  /// One system call: how many of `bytes` it wrote; nothing where it is refused as it is (EINVAL: not aligned, of a
+  /// file past the page cache).
+  std::optional<std::size_t> write_some_at(std::uint64_t offset, std::span<const std::byte> bytes) const;
   /// Makes sure that [offset, offset + size) has blocks on the disk, so that writing there cannot run out of space.
   void allocate(std::uint64_t offset, std::uint64_t size) const;
   /// Returns once all that was written is on the disk (fdatasync).

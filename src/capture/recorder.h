@@ -1,9 +1,12 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <exception>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -27,17 +30,23 @@ struct Batch {
   std::int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
-/// Brings the kept values from a device to the store: selects the rows, takes their statistics where the data is,
-/// copies them into one of a fixed number of host slots and lets a thread of its own write them.
+/// Brings the kept values from a device to the store: selects the rows, takes their statistics where the data is, and
+/// copies them, beside what the device does next, into one of a fixed number of slots on the host, from where threads
+/// write them.
 ///
-/// When all slots are full, record() waits for the writer; the time is counted. An error of the writer is thrown by the
+/// When all slots are full, record() waits for the writers; the time is counted. An error of a writer is thrown by the
 /// next record() or by finish(). One thread calls.
 class Recorder {
  public:
+  struct Options {
+    std::size_t ring_bytes = 0;  // of all slots; 0: what the device likes
+    /// What was complete for this long is committed: no more work than that is lost in a crash.
+    std::chrono::duration<double> commit_every{10};
+  };
+
   /// `writer` may be null (--output none): everything is done but the writing. `layout` and `writer` outlive this.
-  /// What was complete for `commit_every` is committed: no more work than that is lost in a crash.
-  Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer,
-           std::chrono::duration<double> commit_every);
+  /// Slots are made in the background, while weights are loaded.
+  Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer, Options options);
   /// Writes and commits what was recorded, so that a run that stops half-way can be continued; drops what goes wrong
   /// then.
   ~Recorder();
@@ -55,45 +64,75 @@ class Recorder {
   /// Everything recorded is on the disk and marked complete.
   void finish();
 
-  /// Of each point, over what was recorded here, in the order it was recorded.
+  /// Of each point, over what was recorded here, in the order it was recorded. After finish().
   const std::vector<Statistics>& statistics() const { return statistics_; }
   double waited_seconds() const { return waited_seconds_; }
   std::uint64_t recorded_bytes() const { return recorded_bytes_; }
 
  private:
-  struct Item {
+  struct Slots {
+    std::size_t bytes;  // of each
+    std::size_t count;
+  };
+  static Slots slots_of(std::size_t ring_bytes, const store::Layout& layout);
+
+  /// A point's value of one batch, while it is on its way.
+  struct Record {
     std::size_t point = 0;
-    std::int64_t first_row = 0;
-    std::vector<std::byte> rows;  // a slot; empty: no rows, the prompts below are complete
     std::int64_t first_prompt = 0;
     std::vector<Statistics> per_prompt;
+    std::int64_t parts_left = 1;  // that are not written; the one is for what is still to be recorded
+  };
+  /// Some of its rows, or none: then only the mark matters.
+  struct Part {
+    Record* record = nullptr;
+    std::int64_t first_row = 0;
+    std::byte* slot = nullptr;
+    std::span<std::byte> rows = {};
+    std::unique_ptr<device::Mark> arrived = {};
   };
 
-  void copy_rows(std::size_t point, std::int64_t first_row, const device::Tensor& value);
-  void take_statistics(std::span<const std::int64_t> cu_rows, const device::Tensor& value);
-  void complete(std::size_t point, const Batch& batch);
-  void push(Item item);
-  std::vector<std::byte> free_slot();
-  void write_all();
-  void check_writer();
+  Record& begin_record(std::size_t point, const Batch& batch);
+  void take_statistics(Record& record, std::span<const std::int64_t> cu_rows, const device::Tensor& value);
+  void copy_rows(Record& record, std::int64_t first_row, const device::Tensor& value);
+  void end_record(Record& record);
+  void push(Part part);
+
+  std::byte* free_slot();
+  void make_slots();
+  void write_parts();
+  void wait_for(const Part& part) const;
+  void finish_part(const Part& part);
+  void commit_if_due();
+  void stop(std::exception_ptr problem);
+  void check_writers();
+  void join();
 
   device::Ops& ops_;
   const store::Layout& layout_;
   const bool keeps_mean_;
   store::Writer* const writer_;
-  const std::chrono::duration<double> commit_every_;
-  std::vector<Statistics> statistics_;         // of each point, so far
-  std::vector<std::int64_t> statistics_rows_;  // rows in them
-  std::vector<Statistics> per_prompt_;         // of the batch being recorded
-  device::Buffer scratch_;                     // selected rows on the device
+  const Options options_;
+  const Slots slots_;
+  device::Buffer scratch_;                   // selected rows on the device
+  std::map<std::size_t, Record*> selected_;  // by point, that record_selected has begun
   double waited_seconds_ = 0;
   std::uint64_t recorded_bytes_ = 0;
 
-  BoundedQueue<Item> full_;
-  BoundedQueue<std::vector<std::byte>> free_;
-  std::mutex problem_mutex_;
+  BoundedQueue<Part> full_;
+  BoundedQueue<std::byte*> free_;
+  std::vector<device::Buffer> chunks_;  // the slots' memory; make_slots' alone
+  std::atomic<bool> stopped_ = false;
+
+  std::mutex mutex_;                           // of what follows
+  std::deque<Record> records_;                 // in the order they were begun, until they and all before are written
+  std::vector<Statistics> statistics_;         // of each point, of the records that are gone
+  std::vector<std::int64_t> statistics_rows_;  // rows in them
   std::exception_ptr problem_;
-  std::thread thread_;
+
+  std::mutex commit_mutex_;
+  std::chrono::steady_clock::time_point last_commit_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace layerprobe::capture

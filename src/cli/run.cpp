@@ -17,6 +17,7 @@ namespace {
 
 struct RunArguments {
   CommonArguments common;
+  std::string pinned_memory;
   bool overwrite = false;
   bool resume = false;
 };
@@ -147,6 +148,9 @@ void print(const runtime::RunReport& report) {
 
 ExitCode run(RunArguments& arguments) {
   runtime::RunOptions& options = finished(arguments.common);
+  if (!arguments.pinned_memory.empty()) {
+    options.pinned_memory_bytes = parse_bytes(arguments.pinned_memory, "--pinned-memory");
+  }
   using IfExists = store::Writer::IfExists;
   options.if_exists = arguments.overwrite ? IfExists::overwrite
                       : arguments.resume  ? IfExists::resume
@@ -185,6 +189,10 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber)
       ->type_name("SECONDS");
+  command
+      ->add_option("--pinned-memory", arguments->pinned_memory,
+                   "Memory of the host for captures on their way to the file, as in 512MiB (1GiB for a GPU)")
+      ->type_name("SIZE");
   CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");
   command->add_flag("--resume", arguments->resume, "Continue the output's partial file")->excludes(overwrite);
   command->callback([&chosen, arguments] { chosen = [arguments] { return run(*arguments); }; });

@@ -38,13 +38,22 @@ class MatMulWeight {
   virtual std::size_t bytes() const = 0;
 };
 
+/// A moment in a device's work: all that was queued before it. Ops::mark makes it; ends before its device does.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  /// Returns once the work is done and its results are where they should be; throws when the device failed. Once, by
+  /// any one thread, also while others queue more.
+  virtual void wait() = 0;
+};
+
 /// One device that can run a layer: the host's processors, or one GPU.
 ///
-/// Calls are queued in order and may return before the work is done; synchronize() waits. Every tensor of a call lives
-/// on this device; all of them have one floating dtype (f64, f32, f16 or bf16) unless the call says otherwise.
-/// "Rounded" is rounded to that dtype, to nearest, ties to even. Inside a call arithmetic is f32, or f64 where the
-/// tensors are f64. Rows of a result never depend on which other rows are in the call: the same bits whatever the
-/// batch. Arguments are checked here, once, by shape and dtype: Error(bug). One thread at a time.
+/// Calls are queued in order and may return before the work is done; synchronize() waits, and Mark::wait. Every tensor
+/// of a call lives on this device; all of them have one floating dtype (f64, f32, f16 or bf16) unless the call says
+/// otherwise. "Rounded" is rounded to that dtype, to nearest, ties to even. Inside a call arithmetic is f32, or f64
+/// where the tensors are f64. Rows of a result never depend on which other rows are in the call: the same bits whatever
+/// the batch. Arguments are checked here, once, by shape and dtype: Error(bug). One thread at a time.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -65,6 +74,20 @@ class Ops {
   virtual void copy_from_host(const Tensor& out, const void* host) = 0;
   /// The rows of x, packed row-major, to `host`; complete on return.
   virtual void copy_to_host(void* host, const Tensor& x) = 0;
+
+  /// Memory of the host that start_copy_to_host can fill, aligned to 4096 bytes; any thread. Throws Error(resource).
+  virtual Buffer allocate_on_host(std::size_t bytes) = 0;
+  /// copy_to_host beside the operations that are queued later: complete once a mark() made after it has passed. What
+  /// writes over x later waits for the copy. `host` lies in memory of allocate_on_host.
+  virtual void start_copy_to_host(void* host, const Tensor& x) = 0;
+  virtual std::unique_ptr<Mark> mark() = 0;
+
+  struct CaptureResources {
+    std::size_t ring_bytes;  // of memory on the host for values on their way to the file
+    int writers;             // threads that bring them there
+  };
+  /// What keeps captures from holding the device up.
+  virtual CaptureResources capture_resources() = 0;
 
   struct MatMulWeightParts {
     /// [out_features, in_features] each, row-major, on the host, as the checkpoint stores them; stacked along
@@ -177,7 +200,8 @@ class Ops {
   virtual void add(const Add& args) = 0;
 
   struct AppendStatistics {
-    std::span<Statistics> out;              // [num_prompts], on the host; read at once, complete after synchronize()
+    std::span<Statistics> out;              // [num_prompts], on the host; read at once, complete once a mark() or
+                                            // synchronize() after the call has passed
     Tensor x;                               // [num_rows, width]
     std::span<const std::int64_t> cu_rows;  // [num_prompts + 1], on the host: where each prompt's rows begin
   };

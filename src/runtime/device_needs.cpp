@@ -89,13 +89,16 @@ void expect_memory(const RunDevice& device, const model::ModelConfig& config, co
   const std::uint64_t activations = model::Activations::bytes(config, plan.dtype, batch_tokens);
   const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes);
   if (weights <= free && activations <= free - weights) return;
-  const bool batch_is_large = weights < free && activations > free - weights;
+  const bool batch_is_large = weights < free;
+  const std::int64_t fitting =
+      batch_is_large ? static_cast<std::int64_t>((free - weights) / (activations / batch_tokens + 1)) : 0;
   throw Error({.kind = ErrorKind::resource,
                .where = device.ops->name(),
                .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(activations),
                             " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " may be taken"),
                .fix = batch_is_large
-                          ? "lower --tokens-per-batch, or give shorter prompts"
+                          ? text("use --tokens-per-batch ", std::max<std::int64_t>(fitting, 1),
+                                 " or fewer; a prompt of more tokens goes by itself and has to be shorter")
                           : "run fewer layers (--test-type multi --layers, or single), or take another device: "
                             "--device-map"});
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/float16.h"
+#include "base/text.h"
 #include "model/points.h"
 
 namespace layerprobe::runtime {
@@ -121,8 +122,12 @@ void ForwardPass::run_layers(const capture::Batch& batch, std::int64_t first_lay
   model::Activations& a = *activations_;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     if (layers_[i] < first_layer) continue;
-    model::forward_decoder_layer(config_, weights_[i], layers_[i], batch.cu_seqlens, ops_, a,
-                                 observer(batch, layers_[i]));
+    try {
+      model::forward_decoder_layer(config_, weights_[i], layers_[i], batch.cu_seqlens, ops_, a,
+                                   observer(batch, layers_[i]));
+    } catch (const Error& error) {
+      throw error.within(text("layer ", layers_[i]));
+    }
     std::swap(a.hidden_states, a.next_hidden_states);
     after_layer(batch.num_tokens());
   }

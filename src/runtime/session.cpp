@@ -84,13 +84,13 @@ std::optional<RunReport::NonFinite> find_non_finite(const std::vector<RunReport:
 class Session {
  public:
   Session(Prepared& prepared, device::Ops& ops, const store::Layout& layout, store::Writer* writer,
-          std::chrono::duration<double> commit_every, const Watch& watch)
+          const capture::Recorder::Options& capture, const Watch& watch)
       : prepared_(prepared),
         ops_(ops),
         layout_(layout),
         writer_(writer),
         watch_(watch),
-        recorder_(ops, layout_, prepared.plan.keeps_mean, writer, commit_every),
+        recorder_(ops, layout_, prepared.plan.keeps_mean, writer, capture),
         forward_(prepared.config, prepared.plan, prepared.prompts, ops, recorder_,
                  [this](std::int64_t row, const TopK& top) { rank(row, top); }) {
     forward_.after_layer = [this](std::int64_t tokens) { tell_running(tokens); };
@@ -233,7 +233,10 @@ std::int64_t largest_batch(const Prepared& prepared) {
 /// Everything from the first weight read to the file's final name.
 void run_into(store::Writer* writer, Prepared& prepared, device::Ops& ops, const store::Layout& layout,
               const RunOptions& options, const Watch& watch, RunReport& report) {
-  Session session(prepared, ops, layout, writer, std::chrono::duration<double>(options.commit_every_seconds), watch);
+  Session session(prepared, ops, layout, writer,
+                  {.ring_bytes = options.pinned_memory_bytes,
+                   .commit_every = std::chrono::duration<double>(options.commit_every_seconds)},
+                  watch);
   session.run(report);
   if (writer == nullptr) return;
   session.write_top_k_texts();

@@ -23,8 +23,9 @@ struct RunOptions {
   InputOptions input;
   std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
   store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;
-  double commit_every_seconds = 10;  // of work, at most, is lost in a crash; a sync of the file each time
-  std::string command_line;          // kept in the file
+  double commit_every_seconds = 10;       // of work, at most, is lost in a crash; a sync of the file each time
+  std::uint64_t pinned_memory_bytes = 0;  // for captures on their way to the file; 0: what the device likes
+  std::string command_line;               // kept in the file
 };
 
 /// What a run tells while it goes on. Called from the thread that runs, often: whoever listens decides what to show.

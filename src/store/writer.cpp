@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "base/bytes.h"
@@ -13,6 +14,7 @@
 #include "store/contents.h"
 #include "store/create.h"
 #include "store/format.h"
+#include "store/row_sink.h"
 #include "store/same_run.h"
 #include "store/totals.h"
 
@@ -83,9 +85,11 @@ void expect_space(const fs::path& path, const Layout& layout, std::uint64_t recl
 }
 
 /// Reads back what was just made: what HDF5 kept to itself must not get a name that promises a valid file.
-void expect_made(const File& file, const Layout& layout) {
+Contents expect_made(const File& file, const Layout& layout) {
   try {
-    expect_same_run(file.path(), read_contents(file), layout);
+    Contents contents = read_contents(file);
+    expect_same_run(file.path(), contents, layout);
+    return contents;
   } catch (const Error& error) {
     throw Error({.kind = ErrorKind::resource,
                  .where = file.path().string(),
@@ -107,9 +111,8 @@ File create_partial(const fs::path& path, const Layout& layout, bool overwrite) 
   }
   try {
     create_file(unready, layout);
-    file.allocate(0, file.size());
+    set_space_aside(file, expect_made(file, layout));
     file.sync_data();
-    expect_made(file, layout);
     file.move_to(partial_path(path));
   } catch (...) {
     std::error_code ignored;  // the reason for the failure matters more
@@ -169,20 +172,23 @@ struct Writer::State {
   std::vector<PendingStatistics> pending_statistics;
   std::vector<std::size_t> pending_marks;
 
+  std::optional<RowSink> rows;  // nothing when the run is finished
+
   std::size_t checked_index(std::size_t point, std::int64_t prompt) const {
     expect(point < contents.points.size() && prompt >= 0 && prompt < contents.prompts.num_prompts(),
            "a point and a prompt are in the layout");
     return contents.index(point, prompt);
   }
 
-  std::uint64_t offset_of_rows(std::size_t point, std::int64_t first_row, std::size_t bytes) const {
+  /// Where such rows begin in their dataset.
+  std::uint64_t begin_of_rows(std::size_t point, std::int64_t first_row, std::size_t bytes) const {
     expect(point < contents.points.size() && contents.points[point].stored,
            "rows are written of a point that is stored");
     const std::uint64_t begin = static_cast<std::uint64_t>(first_row) * contents.row_bytes(point);
     const Extent& extent = contents.captures[point];
     expect(first_row >= 0 && begin <= extent.bytes && bytes <= extent.bytes - begin, "rows lie in their dataset");
     expect(bytes % contents.row_bytes(point) == 0, "rows are whole");
-    return extent.offset + begin;
+    return begin;
   }
 
   void write_statistics(std::vector<PendingStatistics> pending) const;
@@ -231,6 +237,7 @@ Writer::Writer(fs::path path, const Layout& layout, IfExists if_exists) {
   }
   if (!continues) {
     state_ = std::make_unique<State>(path, create_partial(path, layout, if_exists == IfExists::overwrite));
+    state_->rows.emplace(state_->file, state_->contents);
     return;
   }
   File file = File::open_for_writing(partial_path(path));
@@ -238,8 +245,12 @@ Writer::Writer(fs::path path, const Layout& layout, IfExists if_exists) {
   state_ = std::make_unique<State>(path, std::move(file));
   expect_ours(state_->file, state_->contents);
   expect_same_run(state_->file.path(), state_->contents, layout);
-  state_->file.allocate(0, state_->file.size());  // a copy of a partial file may have lost the space it had
-  if (state_->contents.is_finished) state_->file.move_to(path);  // all was done but the last rename
+  if (state_->contents.is_finished) {  // all was done but the last rename
+    state_->file.move_to(path);
+    return;
+  }
+  set_space_aside(state_->file, state_->contents);  // a copy of a partial file may have lost the space it had
+  state_->rows.emplace(state_->file, state_->contents);
 }
 
 Writer::~Writer() = default;
@@ -254,13 +265,19 @@ bool Writer::is_complete(std::size_t point, std::int64_t prompt) const {
 std::uint64_t Writer::resumed_bytes() const { return state_->resumed_bytes; }
 std::uint64_t Writer::complete_bytes() const { return state_->contents.complete_bytes(); }
 std::uint64_t Writer::capture_bytes() const { return state_->contents.capture_bytes(); }
+double Writer::waited_seconds() const { return state_->rows ? state_->rows->waited_seconds() : 0; }
+
+std::uint64_t Writer::offset_of_row(std::size_t point, std::int64_t row) const {
+  return state_->contents.captures[point].offset + state_->begin_of_rows(point, row, 0);
+}
 
 void Writer::write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows) {
-  state_->file.write_at(state_->offset_of_rows(point, first_row, rows.size()), rows);
+  state_->rows->write(point, state_->begin_of_rows(point, first_row, rows.size()), rows);
 }
 
 void Writer::read_rows(std::size_t point, std::int64_t first_row, std::span<std::byte> rows) const {
-  state_->file.read_at(state_->offset_of_rows(point, first_row, rows.size()), rows);
+  const std::uint64_t begin = state_->begin_of_rows(point, first_row, rows.size());
+  state_->file.read_at(state_->contents.captures[point].offset + begin, rows);
 }
 
 void Writer::write_statistics(std::size_t point, std::int64_t prompt, const Statistics& statistics) {
@@ -297,10 +314,12 @@ void Writer::commit() {
   std::vector<std::size_t> marks = std::exchange(state_->pending_marks, {});
   lock.unlock();
   state_->write_statistics(std::move(statistics));
-  if (marks.empty()) return;
-  state_->file.sync_data();
-  state_->write_marks(std::move(marks));
-  state_->file.sync_data();
+  if (!marks.empty()) {
+    state_->file.sync_data();
+    state_->write_marks(std::move(marks));
+    state_->file.sync_data();
+  }
+  state_->rows->check();  // last: what there is of a run that cannot go on is kept
 }
 
 std::vector<Statistics> Writer::statistics() const { return joined_statistics(state_->file, state_->contents); }
@@ -330,6 +349,7 @@ void Writer::finish(const Attributes& information) {
   const std::vector<std::uint8_t>& completed = state.contents.completed;
   expect(std::find(completed.begin(), completed.end(), std::uint8_t{0}) == completed.end(),
          "a run that finishes is complete");
+  state.rows->stop();
   write_totals(state.file, state.contents, statistics());
   std::string json = json_of(information);
   expect(json.size() <= state.contents.end_information->bytes, "what is known at the end fits its place");

@@ -71,8 +71,16 @@ class Writer {
   std::uint64_t complete_bytes() const;
   std::uint64_t capture_bytes() const;
 
-  /// The rows from `first_row` on of a stored point: row-major, packed, in its dtype (f32 for means).
+  /// Seconds that write_rows waited for space that was not yet set aside, all threads together.
+  double waited_seconds() const;
+
+  /// The rows from `first_row` on of a stored point: row-major, packed, in its dtype (f32 for means). In memory (tmpfs)
+  /// it waits until they have their space, which a thread of the Writer sets aside ahead of them. On a disk, calls of
+  /// some MiB are fastest, whose bytes begin and end on multiples of 4096 in the dataset and in memory: they are not
+  /// copied. Throws Error(resource) once the disk refuses any of it.
   void write_rows(std::size_t point, std::int64_t first_row, std::span<const std::byte> rows);
+  /// Where in the file a row of a stored point begins, in bytes. Any thread.
+  std::uint64_t offset_of_row(std::size_t point, std::int64_t row) const;
   /// Reads such rows back: for a run that restarts from a captured layer.
   void read_rows(std::size_t point, std::int64_t first_row, std::span<std::byte> rows) const;
   /// Of the point's rows of one prompt, row numbers counted from the prompt's first row.
@@ -83,7 +91,7 @@ class Writer {
   /// Marks the point complete for the prompt once its data is on the disk: at the next commit(). Call it when the rows
   /// and the statistics have been written.
   void mark_complete(std::size_t point, std::int64_t prompt);
-  /// fdatasync of the data, then the marks, then fdatasync of the marks.
+  /// fdatasync of the data, then the marks, then fdatasync of the marks. Throws, at its end, what write_rows would.
   void commit();
 
   /// Of each point over all complete prompts, put together in order from what write_statistics stored (in any run).

@@ -38,27 +38,32 @@ TEST_CASE("a run of a model that is cut off at any call is resumed to the bits o
   test::write_tiny_model(model);
   const test::TempFolder temporary(test::memory_folder());
   const fs::path undisturbed = temporary / "undisturbed", folder = temporary / "disk";
-  fs::create_directories(undisturbed);
-  std::vector<test::DiskCall> calls;
-  {
-    const test::DiskCalls watch(undisturbed);
-    run(model, undisturbed);
-    calls = watch.calls();
-  }
-  test::SimulatedDisk disk({});
   std::mt19937 random(1);
-  std::size_t states = 0;
-  for (std::size_t i = 0; i <= calls.size(); ++i) {
-    CAPTURE(i);
-    for (const test::DiskImage& state : {disk.after_kill(), disk.after_power_cut(0.5, random)}) {
-      test::lay(state, folder);
-      run(model, folder);
-      test::check_same_capture(undisturbed / "run.h5", folder / "run.h5");
-      ++states;
+  for (const test::Medium medium : {test::Medium::memory, test::Medium::disk}) {
+    test::set_medium(medium);
+    const char* const where = medium == test::Medium::memory ? "in memory" : "on a disk";
+    CAPTURE(where);
+    test::lay({}, undisturbed);
+    std::vector<test::DiskCall> calls;
+    {
+      const test::DiskCalls watch(undisturbed);
+      run(model, undisturbed);
+      calls = watch.calls();
     }
-    if (i < calls.size()) disk.apply(calls[i]);
+    test::SimulatedDisk disk({});
+    std::size_t states = 0;
+    for (std::size_t i = 0; i <= calls.size(); ++i) {
+      CAPTURE(i);
+      for (const test::DiskImage& state : {disk.after_kill(), disk.after_power_cut(0.5, random)}) {
+        test::lay(state, folder);
+        run(model, folder);
+        test::check_same_capture(undisturbed / "run.h5", folder / "run.h5");
+        ++states;
+      }
+      if (i < calls.size()) disk.apply(calls[i]);
+    }
+    std::cout << "a model's run: " << where << ": " << calls.size() << " calls, " << states << " crash points\n";
   }
-  std::cout << "a model's run: " << calls.size() << " calls, " << states << " crash points\n";
 }
 
 TEST_CASE("a run that is asked to stop at any moment keeps what it has and is resumed to the same bits") {

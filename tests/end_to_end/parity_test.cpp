@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "store/reader.h"
+#include "tests/support/places.h"
 #include "tests/support/process.h"
 #include "tests/support/temp_folder.h"
 
@@ -32,7 +33,7 @@ double max_ratio(const std::string& dtype) { return dtype == "float16" ? 1.2 : 1
 
 std::vector<fs::path> model_folders() {
   std::vector<fs::path> folders;
-  for (const auto& entry : fs::directory_iterator(fs::path(LAYERPROBE_SOURCE_DIR) / "tests/data/parity")) {
+  for (const auto& entry : fs::directory_iterator(test::root_folder() / "tests/data/parity")) {
     if (fs::exists(entry.path() / "config.json")) folders.push_back(entry.path());
   }
   std::sort(folders.begin(), folders.end());

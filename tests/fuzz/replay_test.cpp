@@ -9,13 +9,14 @@
 
 #include "tests/fuzz/hdf5_blocks.h"
 #include "tests/fuzz/targets.h"
+#include "tests/support/places.h"
 
 namespace layerprobe {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kFolder = LAYERPROBE_SOURCE_DIR "/tests/fuzz";
+const fs::path kFolder = test::root_folder() / "tests/fuzz";
 
 std::string contents_of(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);

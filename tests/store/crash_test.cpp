@@ -28,15 +28,22 @@ using Kind = test::DiskCall::Kind;
 constexpr const char* kFile = "run.h5";
 constexpr const char* kPartial = "run.h5.partial";
 
+/// The sample, and a point whose rows are long enough to be written past the page cache, and no whole pages.
+store::Layout sample_layout() {
+  store::Layout layout = test::sample_layout();
+  layout.points.push_back({.point = {.name = "model.layers.2", .dtype = Dtype::f32, .width = 20001}});
+  return layout;
+}
+
 /// The same in everything but what it is a run of.
 store::Layout another_layout() {
-  store::Layout layout = test::sample_layout();
+  store::Layout layout = sample_layout();
   layout.identity["model_hash"] = store::Attribute{std::string("another")};
   return layout;
 }
 
 bool is_complete(const Writer& writer, std::int64_t prompt) {
-  for (std::size_t point = 0; point < test::sample_layout().points.size(); ++point) {
+  for (std::size_t point = 0; point < sample_layout().points.size(); ++point) {
     if (!writer.is_complete(point, prompt)) return false;
   }
   return true;
@@ -44,7 +51,7 @@ bool is_complete(const Writer& writer, std::int64_t prompt) {
 
 /// The sample run, `prompts` of it, each committed by itself, and finished when that is all.
 void write_sample(const fs::path& path, IfExists if_exists, std::int64_t prompts = 3) {
-  const store::Layout layout = test::sample_layout();
+  const store::Layout layout = sample_layout();
   Writer writer(path, layout, if_exists);
   if (writer.is_finished()) return;
   for (std::int64_t prompt = 0; prompt < prompts; ++prompt) {
@@ -77,7 +84,7 @@ bool is_of_another(const Reader& reader) {
 
 /// Whatever the file says is complete is there, to the bit.
 void check_claims(const Reader& reader) {
-  const store::Layout layout = test::sample_layout();
+  const store::Layout layout = sample_layout();
   REQUIRE(reader.points().size() == layout.points.size());
   const Reader::TopK top_k = reader.top_k();
   for (std::size_t point = 0; point < layout.points.size(); ++point) {
@@ -149,31 +156,46 @@ test::DiskCall first_half_of(test::DiskCall write) {
   return write;
 }
 
+constexpr std::array<std::pair<test::Medium, const char*>, 2> kMedia = {
+    {{test::Medium::memory, "in memory"}, {test::Medium::disk, "on a disk"}}};
+
 /// A scenario, the files that it starts from, and the calls that its run makes.
 struct Recorded {
   const Scenario& scenario;
+  const char* where;
   test::DiskImage before;
   std::vector<test::DiskCall> calls;
 };
 
-/// Records each scenario in `folder` and hands it on.
+/// Records each scenario, on each medium, in `folder` and hands it on. Those that replace a file differ from a new run
+/// in names alone, which are the same on all media.
 void for_each_scenario(const fs::path& folder, const std::function<void(const Recorded&)>& visit) {
-  for (const Scenario& scenario : kScenarios) {
-    CAPTURE(scenario.name);
-    test::lay({}, folder);
-    scenario.before(folder / kFile);
-    Recorded recorded{.scenario = scenario, .before = test::image_of(folder), .calls = {}};
-    {
-      const test::DiskCalls watch(folder);
-      write_sample(folder / kFile, scenario.if_exists);
-      recorded.calls = watch.calls();
+  for (const auto& [medium, where] : kMedia) {
+    test::set_medium(medium);
+    CAPTURE(where);
+    for (const Scenario& scenario : kScenarios) {
+      if (medium == test::Medium::memory && scenario.if_exists == IfExists::overwrite) continue;
+      CAPTURE(scenario.name);
+      test::lay({}, folder);
+      scenario.before(folder / kFile);
+      Recorded recorded{.scenario = scenario, .where = where, .before = test::image_of(folder), .calls = {}};
+      {
+        const test::DiskCalls watch(folder);
+        write_sample(folder / kFile, scenario.if_exists);
+        recorded.calls = watch.calls();
+      }
+      visit(recorded);
     }
-    visit(recorded);
   }
 }
 
-bool can_be_interrupted(Kind kind) {
-  return kind == Kind::write || kind == Kind::allocate || kind == Kind::sync || kind == Kind::sync_folder;
+/// Writes once more from where the scenario starts; false when the fault's moment did not come.
+bool run_with_fault(const fs::path& folder, const Recorded& recorded, test::DiskFault fault,
+                    const std::function<void()>& write) {
+  test::lay(recorded.before, folder);
+  const test::DiskCalls watch(folder, fault);
+  write();
+  return watch.has_failed();
 }
 
 }  // namespace
@@ -182,7 +204,7 @@ TEST_CASE("a run killed between any two calls, or within a write, leaves what is
   const test::TempFolder temporary(test::memory_folder());
   const fs::path folder = temporary / "disk";
   for_each_scenario(folder, [&](const Recorded& recorded) {
-    const auto& [scenario, before, calls] = recorded;
+    const auto& [scenario, where, before, calls] = recorded;
     test::SimulatedDisk disk(before);
     std::size_t states = 0;
     for (std::size_t i = 0; i <= calls.size(); ++i) {
@@ -190,7 +212,7 @@ TEST_CASE("a run killed between any two calls, or within a write, leaves what is
       check_state(disk.after_kill(), before, scenario.if_exists, folder);
       ++states;
       if (i == calls.size()) break;
-      if (calls[i].kind == Kind::write && calls[i].bytes.size() > 1) {
+      if (calls[i].has_bytes() && calls[i].bytes.size() > 1) {
         test::SimulatedDisk torn = disk;
         torn.apply(first_half_of(calls[i]));
         check_state(torn.after_kill(), before, scenario.if_exists, folder);
@@ -198,7 +220,8 @@ TEST_CASE("a run killed between any two calls, or within a write, leaves what is
       }
       disk.apply(calls[i]);
     }
-    std::cout << "killed: " << scenario.name << ": " << calls.size() << " calls, " << states << " crash points\n";
+    std::cout << "killed: " << where << ": " << scenario.name << ": " << calls.size() << " calls, " << states
+              << " crash points\n";
   });
 }
 
@@ -207,7 +230,7 @@ TEST_CASE("a power cut between any two calls leaves what is promised, and the ru
   const fs::path folder = temporary / "disk";
   std::mt19937 random(1);
   for_each_scenario(folder, [&](const Recorded& recorded) {
-    const auto& [scenario, before, calls] = recorded;
+    const auto& [scenario, where, before, calls] = recorded;
     test::SimulatedDisk disk(before);
     std::size_t states = 0;
     for (std::size_t i = 0; i <= calls.size(); ++i) {
@@ -219,34 +242,30 @@ TEST_CASE("a power cut between any two calls leaves what is promised, and the ru
       }
       if (i < calls.size()) disk.apply(calls[i]);
     }
-    std::cout << "power cut: " << scenario.name << ": " << calls.size() << " calls, " << states << " crash points\n";
+    std::cout << "power cut: " << where << ": " << scenario.name << ": " << calls.size() << " calls, " << states
+              << " crash points\n";
   });
 }
 
-TEST_CASE("a call that is interrupted or does half of its work is made again, and nothing is lost") {
+TEST_CASE("a call that is interrupted, refused or does half of its work is made again, and nothing is lost") {
   const test::TempFolder temporary(test::memory_folder());
   const fs::path folder = temporary / "disk";
   std::size_t faults = 0;
   for_each_scenario(folder, [&](const Recorded& recorded) {
-    const auto& [scenario, before, calls] = recorded;
-    for (std::size_t i = 0; i < calls.size(); ++i) {
-      CAPTURE(i);
-      for (const int error : {EINTR, 0}) {
-        if (!can_be_interrupted(calls[i].kind) || (error == 0 && calls[i].kind != Kind::write)) continue;
-        CAPTURE(error);
-        test::lay(before, folder);
-        {
-          const test::DiskCalls watch(folder, {.call = i, .error = error});
-          write_sample(folder / kFile, scenario.if_exists);
-          REQUIRE(watch.has_failed());
-        }
-        check_promise(folder, before);
+    const IfExists if_exists = recorded.scenario.if_exists;
+    for (const int error : {EINTR, EINVAL, 0}) {
+      CAPTURE(error);
+      for (std::size_t i = 0;; ++i) {
+        CAPTURE(i);
+        const test::DiskFault fault{.call = i, .error = error};
+        if (!run_with_fault(folder, recorded, fault, [&] { write_sample(folder / kFile, if_exists); })) break;
+        check_promise(folder, recorded.before);
         REQUIRE(Reader(folder / kFile).is_finished());
         ++faults;
       }
     }
   });
-  std::cout << "interrupted or cut short: " << faults << " calls\n";
+  std::cout << "interrupted, refused or cut short: " << faults << " calls\n";
 }
 
 TEST_CASE("a call that fails ends the run with the reason, what is promised is there, and the run goes on") {
@@ -254,33 +273,60 @@ TEST_CASE("a call that fails ends the run with the reason, what is promised is t
   const fs::path folder = temporary / "disk";
   std::size_t faults = 0;
   for_each_scenario(folder, [&](const Recorded& recorded) {
-    const auto& [scenario, before, calls] = recorded;
-    for (std::size_t i = 0; i < calls.size(); ++i) {
-      CAPTURE(i);
-      for (const int error : {ENOSPC, EIO}) {
-        CAPTURE(error);
-        test::lay(before, folder);
+    const IfExists if_exists = recorded.scenario.if_exists;
+    for (const int error : {ENOSPC, EIO}) {
+      CAPTURE(error);
+      for (std::size_t i = 0;; ++i) {
+        CAPTURE(i);
         std::string what;
-        {
-          const test::DiskCalls watch(folder, {.call = i, .error = error});
+        const auto write = [&] {
           try {
-            write_sample(folder / kFile, scenario.if_exists);
+            write_sample(folder / kFile, if_exists);
           } catch (const Error& failure) {
             CHECK(failure.kind() == ErrorKind::resource);
             CHECK_FALSE(failure.parts().fix.empty());
             what = failure.what();
           }
-          REQUIRE(watch.has_failed());
-        }
+        };
+        if (!run_with_fault(folder, recorded, {.call = i, .error = error}, write)) break;
         CAPTURE(what);
         CHECK_FALSE(what.empty());
-        check_promise(folder, before);
-        check_that_it_goes_on(folder, scenario.if_exists);
+        check_promise(folder, recorded.before);
+        check_that_it_goes_on(folder, if_exists);
         ++faults;
       }
     }
   });
   std::cout << "failing: " << faults << " calls\n";
+}
+
+TEST_CASE("rows go through a mapping in memory, past the page cache on a disk, and no page goes both ways") {
+  const test::TempFolder temporary(test::memory_folder());
+  const fs::path folder = temporary / "disk";
+  for_each_scenario(folder, [&](const Recorded& recorded) {
+    std::set<std::pair<int, std::uint64_t>> direct, cached;  // pages of files
+    std::size_t stores = 0;
+    for (const test::DiskCall& call : recorded.calls) {
+      stores += call.kind == Kind::store ? 1 : 0;
+      if (call.kind != Kind::write) continue;
+      if (call.is_direct) REQUIRE((call.offset % 4096 == 0 && call.bytes.size() % 4096 == 0));
+      for (std::uint64_t page = call.offset / 4096; page * 4096 < call.offset + call.bytes.size(); ++page) {
+        (call.is_direct ? direct : cached).insert({call.file, page});
+      }
+    }
+    const bool is_on_disk = recorded.where == kMedia[1].second;
+    CHECK(direct.empty() != is_on_disk);
+    CHECK((stores == 0) == is_on_disk);
+    for (const auto& page : direct) CHECK_FALSE(cached.contains(page));
+  });
+}
+
+TEST_CASE("a disk that knows no direct writes is written through the page cache") {
+  const test::TempFolder temporary(test::memory_folder());
+  test::set_medium(test::Medium::disk_without_direct_writes);
+  write_sample(temporary / kFile, IfExists::refuse);
+  check_promise(temporary.path(), {});
+  CHECK(fs::exists(temporary / kFile));
 }
 
 }  // namespace layerprobe

@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "tests/store/sample.h"
+#include "tests/support/places.h"
 
 namespace layerprobe {
 
@@ -27,7 +28,8 @@ TEST_CASE("scripts/layerprobe_h5.py reads what we write, and we read what h5py w
   test::write_prompt(stopped, layout, 0);
   stopped.commit();
 
-  const int status = run(text(LAYERPROBE_SOURCE_DIR "/tests/store/check_layerprobe_h5.py ", folder.path().string()));
+  const int status =
+      run(text((test::root_folder() / "tests/store/check_layerprobe_h5.py").string(), " ", folder.path().string()));
   CAPTURE(test::read_all(folder / "out"));
   REQUIRE(status == 0);
 

@@ -391,11 +391,11 @@ TEST_CASE("a run that is killed again and again ends as an undisturbed run does"
 }
 
 TEST_CASE("many threads write at once, and what they mark before a commit is complete after it") {
-  const test::TempFolder folder;
   constexpr std::int64_t kPrompts = 64;
   Layout layout;
-  for (int i = 0; i < 8; ++i) {
-    layout.points.push_back({.point = {.name = text("model.layers.", i), .dtype = Dtype::f32, .width = 16}});
+  for (const std::int64_t width : {16, 16, 16, 16, 1024, 16384, 20001, 33333}) {  // whole pages or not, small and large
+    layout.points.push_back(
+        {.point = {.name = text("point ", layout.points.size()), .dtype = Dtype::f32, .width = width}});
   }
   layout.prompts.cu_seqlens = layout.rows.cu_rows = {0};
   for (std::int32_t p = 1; p <= kPrompts; ++p) {
@@ -403,29 +403,39 @@ TEST_CASE("many threads write at once, and what they mark before a commit is com
     layout.rows.cu_rows.push_back(p);
     layout.rows.position.push_back(0);
   }
-  {
-    Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
-    std::vector<std::thread> threads;
-    for (std::size_t point = 0; point < layout.points.size(); ++point) {
-      threads.emplace_back([&, point] {
-        for (std::int64_t prompt = 0; prompt < kPrompts; ++prompt) {
-          writer.write_rows(point, prompt, test::sample_rows(layout, point, prompt, 1));
-          writer.write_statistics(point, prompt, test::sample_statistics(layout, point, prompt));
-          writer.mark_complete(point, prompt);
-        }
-      });
+  for (const auto& parent : {std::filesystem::temp_directory_path(), test::memory_folder()}) {
+    CAPTURE(parent.string());
+    const test::TempFolder folder(parent);
+    {
+      Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
+      std::vector<std::thread> threads;
+      for (std::int64_t first = 0; first < 4; ++first) {  // each its rows of every point
+        threads.emplace_back([&, first] {
+          for (std::int64_t prompt = first; prompt < kPrompts; prompt += 4) {
+            for (std::size_t point = 0; point < layout.points.size(); ++point) {
+              const std::vector<std::byte> rows = test::sample_rows(layout, point, prompt, 1);
+              writer.write_rows(point, prompt, rows);
+              std::vector<std::byte> found(rows.size());
+              writer.read_rows(point, prompt, found);
+              if (found != rows) return;  // found below, where checks can be made
+              writer.write_statistics(point, prompt, test::sample_statistics(layout, point, prompt));
+              writer.mark_complete(point, prompt);
+            }
+          }
+        });
+      }
+      for (int i = 0; i < 5; ++i) writer.commit();
+      for (std::thread& thread : threads) thread.join();
+      writer.finish({});
     }
-    for (int i = 0; i < 5; ++i) writer.commit();
-    for (std::thread& thread : threads) thread.join();
-    writer.finish({});
-  }
-  const Reader reader(folder / "a.h5");
-  for (std::size_t point = 0; point < layout.points.size(); ++point) {
-    const std::vector<std::byte> expected = test::sample_rows(layout, point, 0, kPrompts);
-    std::vector<std::byte> rows(expected.size());
-    reader.read_rows(point, 0, kPrompts, rows);
-    CHECK(rows == expected);
-    CHECK(reader.statistics(point).count == kPrompts * 16);
+    const Reader reader(folder / "a.h5");
+    for (std::size_t point = 0; point < layout.points.size(); ++point) {
+      const std::vector<std::byte> expected = test::sample_rows(layout, point, 0, kPrompts);
+      std::vector<std::byte> rows(expected.size());
+      reader.read_rows(point, 0, kPrompts, rows);
+      CHECK(rows == expected);
+      CHECK(reader.statistics(point).count == kPrompts * layout.points[point].point.width);
+    }
   }
 }
 

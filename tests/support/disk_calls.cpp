@@ -1,16 +1,22 @@
 #include "tests/support/disk_calls.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdarg>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <set>
+
+#include "base/mapped_file.h"
 
 namespace layerprobe::test {
 namespace {
@@ -20,10 +26,12 @@ using Kind = DiskCall::Kind;
 struct Watched {
   std::string folder;
   DiskFault fault;
+  std::size_t calls_to_fail = 0;  // so far, of those to which the fault can be done
   bool has_failed = false;
   std::vector<DiskCall> calls;
   std::map<std::string, int> files;  // by name
   std::map<int, int> descriptors;    // to files; -1: the folder
+  std::set<int> direct;              // descriptors
   int num_files = 0;
 
   int file_of(const std::string& name) {
@@ -35,6 +43,7 @@ struct Watched {
 
 std::mutex mutex;
 std::optional<Watched> watched;
+std::atomic<Medium> medium = Medium::memory;
 
 /// The name in the watched folder; nothing for any other path. "." is the folder itself.
 std::optional<std::string> name_of(const char* path) {
@@ -44,11 +53,19 @@ std::optional<std::string> name_of(const char* path) {
   return whole.filename().string();
 }
 
+bool can_be_done(int error, const DiskCall& call) {
+  if (error == 0) return call.kind == Kind::write;
+  if (error == EINVAL) return call.is_direct;
+  if (error != EINTR) return call.kind != Kind::store;
+  return call.kind == Kind::write || call.kind == Kind::allocate || call.kind == Kind::sync ||
+         call.kind == Kind::sync_folder;
+}
+
 /// Makes a call of the watched folder, or fails in its place. `make` returns -1 and errno, or what the call returned;
 /// a fault of error 0 lets it go on and sets `half`.
 template <typename Make>
 long observe(DiskCall call, const Make& make, bool* half = nullptr) {
-  if (watched->calls.size() == watched->fault.call && !watched->has_failed) {
+  if (can_be_done(watched->fault.error, call) && watched->calls_to_fail++ == watched->fault.call) {
     watched->has_failed = true;
     if (watched->fault.error != 0) {
       errno = watched->fault.error;
@@ -65,6 +82,12 @@ long observe(DiskCall call, const Make& make, bool* half = nullptr) {
 }
 
 int open_watched(const char* path, int flags, mode_t mode) {
+  const bool is_direct = (flags & O_DIRECT) != 0;
+  if (is_direct && medium == Medium::disk_without_direct_writes) {
+    errno = EINVAL;
+    return -1;
+  }
+  flags &= ~O_DIRECT;  // what the test's files do lie on may know none
   const auto make = [&] { return ::syscall(SYS_openat, AT_FDCWD, path, flags, mode); };
   const std::lock_guard lock(mutex);
   const auto name = watched ? name_of(path) : std::nullopt;
@@ -85,6 +108,7 @@ int open_watched(const char* path, int flags, mode_t mode) {
     descriptor = make();
   }
   if (descriptor >= 0) watched->descriptors[static_cast<int>(descriptor)] = watched->file_of(*name);
+  if (descriptor >= 0 && is_direct) watched->direct.insert(static_cast<int>(descriptor));
   return static_cast<int>(descriptor);
 }
 
@@ -106,7 +130,8 @@ ssize_t write_watched(int descriptor, const void* data, std::size_t size, off_t 
       {.kind = Kind::write,
        .file = *file,
        .offset = static_cast<std::uint64_t>(offset),
-       .bytes = std::string(static_cast<const char*>(data), size)},
+       .bytes = std::string(static_cast<const char*>(data), size),
+       .is_direct = watched->direct.contains(descriptor)},
       [&] { return make(half && size > 1 ? size / 2 : size); }, &half);
 }
 
@@ -168,10 +193,19 @@ int remove_watched(const char* path) {
 int close_watched(int descriptor) {
   const std::lock_guard lock(mutex);
   if (watched) watched->descriptors.erase(descriptor);
+  if (watched) watched->direct.erase(descriptor);
   return static_cast<int>(::syscall(SYS_close, descriptor));
 }
 
+int tell_medium(int descriptor, struct statfs* status) {
+  const long result = ::syscall(SYS_fstatfs, descriptor, status);
+  status->f_type = medium == Medium::memory ? TMPFS_MAGIC : EXT4_SUPER_MAGIC;
+  return static_cast<int>(result);
+}
+
 }  // namespace
+
+void set_medium(Medium seeming) { medium = seeming; }
 
 DiskCalls::DiskCalls(const std::filesystem::path& folder, DiskFault fault) {
   const std::lock_guard lock(mutex);
@@ -194,6 +228,24 @@ bool DiskCalls::has_failed() const { return watched->has_failed; }
 }  // namespace layerprobe::test
 
 using namespace layerprobe::test;
+
+void layerprobe::store_mapped(int descriptor, std::uint64_t offset, std::byte* to, std::span<const std::byte> bytes) {
+  const auto make = [&] {
+    std::memcpy(to, bytes.data(), bytes.size());
+    return 0L;
+  };
+  const std::lock_guard lock(mutex);
+  const auto file = file_of(descriptor);
+  if (!file) {
+    make();
+    return;
+  }
+  observe({.kind = Kind::store,
+           .file = *file,
+           .offset = offset,
+           .bytes = std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())},
+          make);
+}
 
 // libc's own names, in the two spellings that programs are linked to.
 extern "C" {
@@ -230,6 +282,8 @@ int posix_fallocate(int descriptor, off_t offset, off_t size) { return allocate_
 int posix_fallocate64(int descriptor, off64_t offset, off64_t size) {
   return allocate_watched(descriptor, offset, size);
 }
+
+int fstatfs(int descriptor, struct statfs* status) noexcept { return tell_medium(descriptor, status); }
 
 int rename(const char* from, const char* to) noexcept { return rename_watched(from, to); }
 int unlink(const char* path) noexcept { return remove_watched(path); }

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <stdexcept>
 
+#include "tests/support/places.h"
+
 namespace layerprobe::test {
 namespace {
 
@@ -22,7 +24,7 @@ std::string contents_of(std::FILE* file) {
 }  // namespace
 
 Finished run_layerprobe(const std::vector<std::string>& arguments) {
-  const std::string program = LAYERPROBE_BINARY_DIR "/layerprobe";
+  const std::string program = program_folder() / "layerprobe";
   std::vector<char*> argv = {const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);

@@ -17,7 +17,7 @@ void store(std::string& contents, std::uint64_t offset, std::string_view bytes) 
 }
 
 void change(std::string& contents, const DiskCall& call) {
-  if (call.kind == Kind::write) store(contents, call.offset, call.bytes);
+  if (call.has_bytes()) store(contents, call.offset, call.bytes);
   if (call.kind == Kind::resize) contents.resize(call.size, '\0');
   if (call.kind == Kind::allocate) contents.resize(std::max<std::size_t>(contents.size(), call.size), '\0');
 }
@@ -97,7 +97,7 @@ DiskImage SimulatedDisk::after_power_cut(double probability, std::mt19937& rando
     const File& file = files_[static_cast<std::size_t>(number)];
     std::string contents = file.synced;
     for (const DiskCall& call : file.unsynced) {
-      if (call.kind != Kind::write) {
+      if (!call.has_bytes()) {
         if (reached(random)) change(contents, call);
         continue;
       }

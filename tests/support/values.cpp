@@ -184,6 +184,12 @@ std::vector<std::unique_ptr<device::Ops>> open_gpus() {
 }  // namespace
 
 std::vector<std::unique_ptr<device::Ops>> devices() {
+  const char* const wanted = std::getenv("LAYERPROBE_TEST_DEVICES");
+  if (wanted != nullptr && std::string_view(wanted) == "gpu") {
+    auto gpus = open_gpus();
+    REQUIRE(!gpus.empty());
+    return gpus;
+  }
   std::vector<std::unique_ptr<device::Ops>> devices;
   devices.push_back(device::cpu_ops());
   for (const device::cpu::Loops* loops : device::cpu::supported_loops()) {

@@ -60,6 +60,7 @@ class OnDevice {
 };
 
 /// Every backend and code path that this machine has: the CPU's instruction sets, the fastest first, then each GPU.
+/// Where the environment has LAYERPROBE_TEST_DEVICES=gpu, the GPUs alone; that there is none is a failure then.
 std::vector<std::unique_ptr<device::Ops>> devices();
 
 }  // namespace layerprobe::test

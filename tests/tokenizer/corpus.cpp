@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "tests/support/places.h"
 
 namespace layerprobe::test {
 namespace {
@@ -48,9 +49,7 @@ std::vector<std::string> lines_of(const std::string& name) {
 
 }  // namespace
 
-std::string tokenizer_data(const std::string& name) {
-  return std::string(LAYERPROBE_SOURCE_DIR) + "/tests/tokenizer/data/" + name;
-}
+std::string tokenizer_data(const std::string& name) { return test::root_folder() / "tests/tokenizer/data" / name; }
 
 const std::vector<std::string>& corpus() {
   static const std::vector<std::string> texts = [] {

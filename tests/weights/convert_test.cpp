@@ -11,6 +11,7 @@
 #include "base/float16.h"
 #include "base/json.h"
 #include "tests/support/model_files.h"
+#include "tests/support/places.h"
 
 namespace layerprobe::weights {
 namespace {
@@ -34,7 +35,7 @@ std::string bytes_of_hex(const std::string& hex) {
 }  // namespace
 
 TEST_CASE("every block type has ggml's values, bit for bit") {
-  const std::string path = LAYERPROBE_SOURCE_DIR "/tests/weights/dequantize_reference.json";
+  const std::string path = test::root_folder() / "tests/weights/dequantize_reference.json";
   const Json reference = Json::parse(read_text_file(path), path);
   CHECK(reference.find("types")->members().size() == 10);
   for (const auto& [name, type] : reference.find("types")->members()) {

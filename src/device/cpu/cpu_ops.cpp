@@ -18,6 +18,11 @@
 namespace layerprobe::device::cpu {
 namespace {
 
+/// Work is done when its call returns.
+struct CpuMark : Mark {
+  void wait() override {}
+};
+
 class CpuOps : public Ops {
  public:
   CpuOps(const Loops& loops, bool native_bf16, int threads) : loops_(loops), workers_(threads) {
@@ -36,6 +41,11 @@ class CpuOps : public Ops {
   std::uint64_t free_bytes() override { return available_bytes(); }
   void copy_from_host(const Tensor& out, const void* host) override;
   void copy_to_host(void* host, const Tensor& x) override;
+  Buffer allocate_on_host(std::size_t bytes) override { return allocate_bytes(bytes, 4096); }
+  void start_copy_to_host(void* host, const Tensor& x) override { copy_to_host(host, x); }
+  std::unique_ptr<Mark> mark() override { return std::make_unique<CpuMark>(); }
+  // One writer: the processors are busy with the layers.
+  CaptureResources capture_resources() override { return {.ring_bytes = std::size_t{48} << 20, .writers = 1}; }
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
   void matmul(const MatMul& args) override;
   std::string matmul_choices(std::span<const MatMulShape>) override { return {}; }

@@ -11,10 +11,9 @@
 
 namespace layerprobe::device::cpu {
 
-Buffer allocate_bytes(std::size_t bytes) {
-  constexpr auto kStep = static_cast<std::size_t>(kAlignment);
-  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + kStep - 1) / kStep * kStep;
-  void* data = rounded < bytes ? nullptr : std::aligned_alloc(kStep, rounded);
+Buffer allocate_bytes(std::size_t bytes, std::size_t alignment) {
+  const std::size_t rounded = (std::max<std::size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* data = rounded < bytes ? nullptr : std::aligned_alloc(alignment, rounded);
   if (data == nullptr) {
     throw Error({.kind = ErrorKind::resource,
                  .where = "cpu",

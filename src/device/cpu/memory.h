@@ -11,8 +11,8 @@ constexpr std::int64_t kAlignment = 64;
 
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
-/// As Ops::allocate.
-Buffer allocate_bytes(std::size_t bytes);
+/// As Ops::allocate. `alignment` is a power of two.
+Buffer allocate_bytes(std::size_t bytes, std::size_t alignment = kAlignment);
 /// As Ops::free_bytes: what the kernel says programs can have without swapping (MemAvailable); the largest number
 /// where it says nothing (no /proc).
 std::uint64_t available_bytes();

@@ -1,5 +1,7 @@
 #include "device/cuda/context.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -99,6 +101,14 @@ void Context::use() const { check(cudaSetDevice(index_), text("use ", name())); 
 
 void Context::synchronize() const { check(cudaStreamSynchronize(stream()), text("run on ", name())); }
 
+Event Context::record(cudaStream_t stream) const {
+  Event event;
+  check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming | cudaEventBlockingSync),
+        text("make an event on ", name()));
+  check(cudaEventRecord(event.get(), stream), text("order the work of ", name()));
+  return event;
+}
+
 std::uint64_t Context::free_bytes() const {
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), text("ask for the free memory of ", name()));
@@ -111,7 +121,7 @@ std::uint64_t Context::free_bytes() const {
   return free + (reserved - used);
 }
 
-Buffer Context::allocate(std::size_t bytes) const {
+Buffer Context::allocate(std::size_t bytes, std::function<void(void*)> before_free) const {
   void* data = nullptr;
   const cudaError_t status = cudaMallocAsync(&data, std::max<std::size_t>(bytes, 1), stream());
   if (status == cudaErrorMemoryAllocation || status == cudaErrorInvalidValue) {
@@ -122,7 +132,36 @@ Buffer Context::allocate(std::size_t bytes) const {
                  .fix = "lower --tokens-per-batch, or run fewer layers with --layers"});
   }
   check(status, text("allocate memory on ", name()));
-  return Buffer(data, bytes, [stream = stream()](void* given) { cudaFreeAsync(given, stream); });
+  return Buffer(data, bytes, [stream = stream(), before_free = std::move(before_free)](void* given) {
+    if (before_free) before_free(given);
+    cudaFreeAsync(given, stream);
+  });
+}
+
+/// Huge pages are touched and registered ten times as fast as cudaMallocHost's.
+Buffer Context::allocate_on_host(std::size_t bytes) const {
+  use();
+  constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  const std::size_t size = (std::max<std::size_t>(bytes, 1) + kHugePage - 1) / kHugePage * kHugePage;
+  void* const data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  cudaError_t status = cudaErrorMemoryAllocation;
+  if (data != MAP_FAILED) {
+    madvise(data, size, MADV_HUGEPAGE);
+    status = cudaHostRegister(data, size, cudaHostRegisterPortable);
+    if (status != cudaSuccess) munmap(data, size);
+  }
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error({.kind = ErrorKind::resource,
+                 .where = "pinned memory",
+                 .what = text("the host has none left for ", bytes_text(bytes)),
+                 .fix = "give a smaller --pinned-memory, or raise the limit of locked memory (ulimit -l)"});
+  }
+  check(status, "allocate pinned memory");
+  return Buffer(data, bytes, [size](void* given) {
+    cudaHostUnregister(given);
+    munmap(given, size);
+  });
 }
 
 /// Copies up to a segment's bytes to pinned memory that the stream reads them from.

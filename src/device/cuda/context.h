@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -31,11 +32,15 @@ class Context {
 
   void use() const;
   void synchronize() const;
+  /// An event at the end of what `stream` has been given.
+  Event record(cudaStream_t stream) const;
   std::uint64_t free_bytes() const;
 
   /// As Ops::allocate. Memory comes and goes in the stream's order: what is queued before a buffer's end may use it
-  /// still. Buffers end before the context.
-  Buffer allocate(std::size_t bytes) const;
+  /// still; `before_free` is called before it goes. Buffers end before the context.
+  Buffer allocate(std::size_t bytes, std::function<void(void*)> before_free = {}) const;
+  /// As Ops::allocate_on_host.
+  Buffer allocate_on_host(std::size_t bytes) const;
 
   /// Queues the copy of rows to `out`; they lie packed at `host`, which is free again on return.
   void copy_from_host(const Tensor& out, const void* host);

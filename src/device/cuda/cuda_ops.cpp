@@ -1,12 +1,15 @@
 #include "device/cuda/cuda_ops.h"
 
 #include <algorithm>
+#include <thread>
+#include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "device/arguments.h"
 #include "device/cuda/attention.h"
 #include "device/cuda/context.h"
+#include "device/cuda/host_copies.h"
 #include "device/cuda/matmul.h"
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
@@ -20,9 +23,40 @@
 namespace layerprobe::device::cuda {
 namespace {
 
+// For what is not asked of allocate: the trials of products, statistics, weights on their way.
+constexpr std::uint64_t kReservedBytes = std::uint64_t{384} << 20;
 constexpr std::size_t kMostWaitingBytes = std::size_t{64} << 20;  // of statistics, before a call waits for them
 
 kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.row_stride}; }
+
+class CudaMark : public Mark {
+ public:
+  /// Made when the operations' stream has been given all that it stands for.
+  CudaMark(const Context& context, HostCopies& copies, StatisticsQueue& statistics)
+      : context_(context), statistics_(statistics), waiting_(statistics.take()) {
+    copies.follow_operations();
+    passed_ = context.record(copies.stream());
+  }
+  ~CudaMark() override {
+    if (waiting_.empty()) return;
+    cudaEventSynchronize(passed_.get());  // the blocks are being written
+    statistics_.discard(std::move(waiting_));
+  }
+  CudaMark(const CudaMark&) = delete;
+  CudaMark& operator=(const CudaMark&) = delete;
+
+  void wait() override {
+    context_.use();
+    kernels::check(cudaEventSynchronize(passed_.get()), text("run on ", context_.name()));
+    statistics_.deliver(std::exchange(waiting_, {}));
+  }
+
+ private:
+  const Context& context_;
+  StatisticsQueue& statistics_;
+  std::vector<StatisticsQueue::Waiting> waiting_;
+  Event passed_;
+};
 
 class CudaOps : public Ops {
  public:
@@ -31,8 +65,12 @@ class CudaOps : public Ops {
         kernels_capability_(std::min(context_.capability(), options.newest_capability)),
         matmuls_(context_, options.cache_folder),
         attention_(context_, kernels_capability_),
-        statistics_(context_) {}
-  ~CudaOps() override { cudaStreamSynchronize(context_.stream()); }  // statistics may still be on their way
+        copies_(context_),
+        statistics_(context_, copies_) {}
+  ~CudaOps() override {  // copies may still be on their way
+    cudaStreamSynchronize(context_.stream());
+    cudaStreamSynchronize(copies_.stream());
+  }
 
   std::string name() const override { return context_.name(); }
   std::string code_path() const override {
@@ -47,6 +85,10 @@ class CudaOps : public Ops {
   std::uint64_t free_bytes() override;
   void copy_from_host(const Tensor& out, const void* host) override;
   void copy_to_host(void* host, const Tensor& x) override;
+  Buffer allocate_on_host(std::size_t bytes) override { return context_.allocate_on_host(bytes); }
+  void start_copy_to_host(void* host, const Tensor& x) override;
+  std::unique_ptr<Mark> mark() override;
+  CaptureResources capture_resources() override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
   std::string matmul_choices(std::span<const MatMulShape> shapes) override;
   void use_matmul_choices(std::string_view choices) override;
@@ -62,32 +104,44 @@ class CudaOps : public Ops {
   void mean_rows(const MeanRows& args) override;
 
  private:
+  void begin_writing(std::initializer_list<Tensor> outs);
+
   Context context_;
   const int kernels_capability_;
   MatMuls matmuls_;
   cuda::Attention attention_;
+  HostCopies copies_;
   StatisticsQueue statistics_;
 };
+
+/// Every operation begins so: what it writes may still be on its way to the host.
+void CudaOps::begin_writing(std::initializer_list<Tensor> outs) {
+  context_.use();
+  for (const Tensor& out : outs) copies_.before_write(out);
+  copies_.operations_queued();
+}
 
 void CudaOps::synchronize() {
   context_.use();
   context_.synchronize();
-  statistics_.deliver();
+  kernels::check(cudaStreamSynchronize(copies_.stream()), text("copy from ", name()));
+  statistics_.deliver(statistics_.take());
 }
 
 Buffer CudaOps::allocate(std::size_t bytes) {
   context_.use();
-  return context_.allocate(bytes);
+  return context_.allocate(bytes, [this, bytes](void* data) { copies_.before_write(data, bytes); });
 }
 
 std::uint64_t CudaOps::free_bytes() {
   context_.use();
-  return context_.free_bytes();
+  const std::uint64_t free = context_.free_bytes();
+  return free - std::min(free, kReservedBytes);
 }
 
 void CudaOps::copy_from_host(const Tensor& out, const void* host) {
   check_tensor("copy_from_host", "out", out);
-  context_.use();
+  begin_writing({out});
   context_.copy_from_host(out, host);
 }
 
@@ -101,6 +155,23 @@ void CudaOps::copy_to_host(void* host, const Tensor& x) {
                                    cudaMemcpyDeviceToHost, context_.stream()),
                  text("copy from ", name()));
   context_.synchronize();
+}
+
+void CudaOps::start_copy_to_host(void* host, const Tensor& x) {
+  check_tensor("start_copy_to_host", "x", x);
+  context_.use();
+  copies_.start(host, x);
+}
+
+std::unique_ptr<Mark> CudaOps::mark() {
+  context_.use();
+  return std::make_unique<CudaMark>(context_, copies_, statistics_);
+}
+
+Ops::CaptureResources CudaOps::capture_resources() {
+  // Some layers of a batch, so that a writer may pause; half of the cores bring 20 GB/s to a file in memory.
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  return {.ring_bytes = std::size_t{1} << 30, .writers = std::clamp(cores / 2, 1, 8)};
 }
 
 std::unique_ptr<MatMulWeight> CudaOps::matmul_weight(const MatMulWeightParts& parts) {
@@ -117,13 +188,13 @@ std::string CudaOps::matmul_choices(std::span<const MatMulShape> shapes) {
 void CudaOps::use_matmul_choices(std::string_view choices) { matmuls_.use_choices(choices); }
 
 void CudaOps::matmul(const MatMul& args) {
-  context_.use();
+  begin_writing({args.out});
   matmuls_.multiply(args);
 }
 
 void CudaOps::embedding(const Embedding& args) {
   check(args);
-  context_.use();
+  begin_writing({args.out});
   const Buffer input_ids = context_.upload(args.input_ids);
   kernels::embedding({.out = matrix_of(args.out),
                       .weight = matrix_of(args.weight),
@@ -136,7 +207,7 @@ void CudaOps::embedding(const Embedding& args) {
 
 void CudaOps::rms_norm(const RmsNorm& args) {
   check(args);
-  context_.use();
+  begin_writing({args.out});
   kernels::rms_norm({.out = matrix_of(args.out),
                      .hidden_states = matrix_of(args.hidden_states),
                      .weight = args.weight.data,
@@ -150,7 +221,7 @@ void CudaOps::rms_norm(const RmsNorm& args) {
 
 void CudaOps::add_rms_norm(const AddRmsNorm& args) {
   check(args);
-  context_.use();
+  begin_writing({args.sum, args.normed});
   kernels::rms_norm({.out = matrix_of(args.normed),
                      .hidden_states = matrix_of(args.a),
                      .weight = args.weight.data,
@@ -166,7 +237,7 @@ void CudaOps::add_rms_norm(const AddRmsNorm& args) {
 
 void CudaOps::rope(const Rope& args) {
   check(args);
-  context_.use();
+  begin_writing({args.x});
   kernels::rope({.x = matrix_of(args.x),
                  .cos = matrix_of(args.cos),
                  .sin = matrix_of(args.sin),
@@ -180,13 +251,13 @@ void CudaOps::rope(const Rope& args) {
 
 void CudaOps::attention(const Attention& args) {
   check(args);
-  context_.use();
+  begin_writing({args.out});
   attention_.run(args);
 }
 
 void CudaOps::silu_mul(const SiluMul& args) {
   check(args);
-  context_.use();
+  begin_writing({args.out});
   kernels::silu_mul({.out = matrix_of(args.out),
                      .gate = matrix_of(args.gate),
                      .up = args.up.data == nullptr ? kernels::Matrix{} : matrix_of(args.up),
@@ -198,7 +269,7 @@ void CudaOps::silu_mul(const SiluMul& args) {
 
 void CudaOps::add(const Add& args) {
   check(args);
-  context_.use();
+  begin_writing({args.out});
   kernels::add({.out = matrix_of(args.out),
                 .a = matrix_of(args.a),
                 .b = matrix_of(args.b),
@@ -217,7 +288,7 @@ void CudaOps::append_statistics(const AppendStatistics& args) {
 
 void CudaOps::mean_rows(const MeanRows& args) {
   check(args);
-  context_.use();
+  begin_writing({args.out});
   const Buffer cu_seqlens = context_.upload(args.cu_seqlens);
   kernels::mean_rows({.out = matrix_of(args.out),
                       .x = matrix_of(args.x),

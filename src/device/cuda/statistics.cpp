@@ -1,8 +1,8 @@
 #include "device/cuda/statistics.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
-#include <utility>
 
 #include "kernels/append_statistics.h"
 #include "kernels/check.h"
@@ -10,60 +10,85 @@
 namespace layerprobe::device::cuda {
 namespace {
 
-constexpr std::size_t kChunkBytes = std::size_t{1} << 20;  // of 12,000 prompts
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;  // of 10,000 prompts
+constexpr std::size_t kAlignment = 256;
+
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
 
-void* StatisticsQueue::reserve(std::size_t bytes) {
-  for (Chunk& chunk : chunks_) {
-    if (chunk.bytes - chunk.used < bytes) continue;
-    chunk.used += bytes;
-    return static_cast<std::byte*>(chunk.memory.get()) + chunk.used - bytes;
+/// Blocks have sizes of powers of two, by their memory on the device; on the host they need less.
+StatisticsQueue::Block StatisticsQueue::free_block(std::size_t device_bytes, std::size_t host_bytes) {
+  const std::size_t bytes = std::bit_ceil(device_bytes);
+  {
+    const std::lock_guard lock(mutex_);
+    std::vector<Block>& blocks = free_[bytes];
+    const auto fits = std::ranges::find_if(blocks, [&](const Block& block) { return block.host_bytes >= host_bytes; });
+    if (fits != blocks.end()) {
+      Block block = std::move(*fits);
+      blocks.erase(fits);
+      return block;
+    }
   }
-  Chunk chunk;
-  chunk.bytes = std::max(bytes, kChunkBytes);
-  chunk.used = bytes;
-  kernels::check(cudaMallocHost(chunk.memory.out(), chunk.bytes), "allocate pinned memory");
-  chunks_.push_back(std::move(chunk));
-  return chunks_.back().memory.get();
+  const std::size_t on_host = std::bit_ceil(aligned(host_bytes));
+  if (chunk_bytes_ - chunk_used_ < on_host) {
+    chunks_.emplace_back();
+    chunk_bytes_ = std::max(on_host, kChunkBytes);
+    chunk_used_ = 0;
+    kernels::check(cudaMallocHost(chunks_.back().out(), chunk_bytes_), "allocate pinned memory");
+  }
+  Block block{.bytes = bytes,
+              .host_bytes = on_host,
+              .on_device = context_.allocate(bytes),
+              .on_host = static_cast<std::byte*>(chunks_.back().get()) + chunk_used_};
+  chunk_used_ += on_host;
+  return block;
 }
 
 void StatisticsQueue::add(const Ops::AppendStatistics& args) {
   if (args.x.rows == 0) return;
   // What the prompts have so far and where their rows begin go together: each copy takes some microseconds.
-  std::vector<std::byte> start(args.out.size_bytes() + args.cu_rows.size_bytes());
-  std::memcpy(start.data(), args.out.data(), args.out.size_bytes());
-  std::memcpy(start.data() + args.out.size_bytes(), args.cu_rows.data(), args.cu_rows.size_bytes());
-  const Buffer out = context_.upload(std::span<const std::byte>(start));
-  const Buffer row_sums = context_.allocate(static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums));
-  kernels::append_statistics(
-      {.out = static_cast<Statistics*>(out.data()),
-       .row_sums = static_cast<kernels::RowSums*>(row_sums.data()),
-       .x = {args.x.data, args.x.row_stride},
-       .cu_rows = reinterpret_cast<const std::int64_t*>(static_cast<std::byte*>(out.data()) + args.out.size_bytes()),
-       .num_prompts = static_cast<std::int64_t>(args.out.size()),
-       .num_rows = args.x.rows,
-       .columns = args.x.columns,
-       .dtype = args.x.dtype},
-      context_.stream());
-  void* const statistics = reserve(args.out.size_bytes());
-  kernels::check(
-      cudaMemcpyAsync(statistics, out.data(), args.out.size_bytes(), cudaMemcpyDeviceToHost, context_.stream()),
-      "copy statistics");
-  waiting_.push_back({args.out, statistics});
+  const std::size_t out_bytes = args.out.size_bytes(), start_bytes = out_bytes + args.cu_rows.size_bytes();
+  const std::size_t sums_at = aligned(start_bytes);
+  Block block = free_block(sums_at + static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums), start_bytes);
+  std::memcpy(block.on_host, args.out.data(), out_bytes);
+  std::memcpy(block.on_host + out_bytes, args.cu_rows.data(), args.cu_rows.size_bytes());
+  auto* const on_device = static_cast<std::byte*>(block.on_device.data());
+  kernels::check(cudaMemcpyAsync(on_device, block.on_host, start_bytes, cudaMemcpyHostToDevice, context_.stream()),
+                 "copy statistics");
+  const kernels::AppendStatistics call{.out = reinterpret_cast<Statistics*>(on_device),
+                                       .row_sums = reinterpret_cast<kernels::RowSums*>(on_device + sums_at),
+                                       .x = {args.x.data, args.x.row_stride},
+                                       .cu_rows = reinterpret_cast<const std::int64_t*>(on_device + out_bytes),
+                                       .num_prompts = static_cast<std::int64_t>(args.out.size()),
+                                       .num_rows = args.x.rows,
+                                       .columns = args.x.columns,
+                                       .dtype = args.x.dtype};
+  kernels::sum_rows(call, context_.stream());
+  copies_.operations_queued();
+  // A prompt's rows are added one after the other, which leaves a GPU idle: the next operations go on beside it.
+  copies_.follow_operations();
+  kernels::append_rows(call, copies_.stream());
+  kernels::check(cudaMemcpyAsync(block.on_host, on_device, out_bytes, cudaMemcpyDeviceToHost, copies_.stream()),
+                 "copy statistics");
+  waiting_.push_back({args.out, std::move(block)});
 }
 
-void StatisticsQueue::deliver() {
-  for (const Waiting& waiting : waiting_) {
-    std::memcpy(waiting.out.data(), waiting.statistics, waiting.out.size_bytes());
-  }
-  waiting_.clear();
-  for (Chunk& chunk : chunks_) chunk.used = 0;
+std::vector<StatisticsQueue::Waiting> StatisticsQueue::take() { return std::exchange(waiting_, {}); }
+
+void StatisticsQueue::deliver(std::vector<Waiting> waiting) {
+  for (const Waiting& each : waiting) std::memcpy(each.out.data(), each.block.on_host, each.out.size_bytes());
+  discard(std::move(waiting));
+}
+
+void StatisticsQueue::discard(std::vector<Waiting> waiting) {
+  const std::lock_guard lock(mutex_);
+  for (Waiting& each : waiting) free_[each.block.bytes].push_back(std::move(each.block));
 }
 
 std::size_t StatisticsQueue::waiting_bytes() const {
   std::size_t bytes = 0;
-  for (const Chunk& chunk : chunks_) bytes += chunk.used;
+  for (const Waiting& waiting : waiting_) bytes += waiting.block.bytes;
   return bytes;
 }
 

@@ -1,39 +1,53 @@
 #pragma once
 
+#include <map>
+#include <mutex>
 #include <span>
 #include <vector>
 
-#include "device/cuda/context.h"
+#include "device/cuda/host_copies.h"
 
 namespace layerprobe::device::cuda {
 
-/// Statistics on their way from the GPU to the host. One thread at a time.
+/// Statistics on their way from the GPU to the host.
 class StatisticsQueue {
  public:
-  explicit StatisticsQueue(Context& context) : context_(context) {}
+  /// Both outlive this.
+  StatisticsQueue(Context& context, HostCopies& copies) : context_(context), copies_(copies) {}
 
-  /// As Ops::append_statistics, arguments checked.
+  /// As Ops::append_statistics, arguments checked. One thread at a time.
   void add(const Ops::AppendStatistics& args);
-  /// Hands over what was added, once the stream is synchronised.
-  void deliver();
-  /// Bytes of pinned memory that wait for deliver().
-  std::size_t waiting_bytes() const;
 
- private:
-  struct Chunk {
-    PinnedMemory memory;
-    std::size_t bytes = 0;
-    std::size_t used = 0;
+  /// Memory of one call, on the GPU and pinned on the host; used again once its statistics have been delivered.
+  struct Block {
+    std::size_t bytes = 0;       // on the device
+    std::size_t host_bytes = 0;  // on the host
+    Buffer on_device;
+    std::byte* on_host = nullptr;
   };
   struct Waiting {
     std::span<Statistics> out;
-    const void* statistics;
+    Block block;
   };
-  void* reserve(std::size_t bytes);
+  /// What was added since the last call. The caller delivers it once the copies' stream has come to this moment.
+  std::vector<Waiting> take();
+  /// Hands the statistics over, where they should be, and takes the blocks back. Any thread.
+  void deliver(std::vector<Waiting> waiting);
+  void discard(std::vector<Waiting> waiting);
+
+  /// Memory of what was added and not taken.
+  std::size_t waiting_bytes() const;
+
+ private:
+  Block free_block(std::size_t device_bytes, std::size_t host_bytes);
 
   Context& context_;
-  std::vector<Chunk> chunks_;  // kept for the next time
+  HostCopies& copies_;
   std::vector<Waiting> waiting_;
+  std::vector<PinnedMemory> chunks_;  // the blocks' memory on the host
+  std::size_t chunk_used_ = 0, chunk_bytes_ = 0;
+  std::mutex mutex_;  // of the free ones
+  std::map<std::size_t, std::vector<Block>> free_;
 };
 
 }  // namespace layerprobe::device::cuda

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <deque>
+
+#include "device/cuda/context.h"
+
+namespace layerprobe::device::cuda {
+
+/// Copies from one GPU to the host that go on beside its operations, on a stream of their own. One thread at a time.
+class HostCopies {
+ public:
+  explicit HostCopies(Context& context);
+
+  cudaStream_t stream() const { return stream_.get(); }
+  /// To be called when the operations' stream has been given something.
+  void operations_queued() { is_behind_ = true; }
+  /// Lets what this stream does next wait for all that the operations' stream has been given.
+  void follow_operations();
+
+  /// As Ops::start_copy_to_host, arguments checked.
+  void start(void* host, const Tensor& x);
+  /// Lets what the operations' stream does next wait for the copies that still read these bytes, if any.
+  void before_write(const void* data, std::size_t bytes);
+  void before_write(const Tensor& out);
+
+ private:
+  /// Bytes that a copy reads, until `copied`.
+  struct Source {
+    const std::byte* begin;
+    const std::byte* end;
+    Event copied;
+  };
+
+  Context& context_;
+  Stream stream_;
+  bool is_behind_ = false;      // an event costs the operations' stream a microsecond or two: none without need
+  std::deque<Source> sources_;  // oldest first
+};
+
+}  // namespace layerprobe::device::cuda
