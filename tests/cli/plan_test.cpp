@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -110,6 +111,18 @@ TEST_CASE("plan tells devices, cuts, time and flags of GPUs that are not there")
         "flags: --device-map auto --max-memory 80GiB --replicas 1 --tokens-per-batch "}) {
     CHECK_MESSAGE(finished.out.find(part) != std::string::npos, part, "\n", finished.out);
   }
+}
+
+TEST_CASE("DEVICE_MAP and MAX_MEMORY stand in for the options") {
+  ::setenv("DEVICE_MAP", "sequential", 1);
+  ::setenv("MAX_MEMORY", "10GiB,60GiB", 1);
+  const Json plan = llama_8b().json({"--gpus", "2x80GiB"});
+  const Json given = llama_8b().json({"--gpus", "2x80GiB", "--max-memory", "20GiB,60GiB"});
+  ::unsetenv("DEVICE_MAP");
+  ::unsetenv("MAX_MEMORY");
+  CHECK(bytes_of(plan, "limit_bytes") == std::int64_t{10} << 30);
+  CHECK(plan.find("flags")->string().starts_with("--device-map sequential --max-memory 10GiB,60GiB "));
+  CHECK(bytes_of(given, "limit_bytes") == std::int64_t{20} << 30);
 }
 
 TEST_CASE("what a device holds adds up to its limit") {
