@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -41,7 +42,8 @@ struct Answer {
 };
 
 placement::Machine machine_of(const std::string& gpus, const std::string& max_memory) {
-  placement::Machine machine{.gpus = {}, .host_bytes = device::cpu::available_bytes()};
+  constexpr std::uint64_t kMostBytes = std::numeric_limits<std::int64_t>::max();  // where the system says nothing
+  placement::Machine machine{.gpus = {}, .host_bytes = std::min(device::cpu::available_bytes(), kMostBytes)};
   if (!gpus.empty()) {
     machine.gpus = placement::parse_gpus(gpus);
     machine.host_bytes =

@@ -210,7 +210,7 @@ WeightBudgets balanced_budgets(const TreeModule& root, WeightBudgets budgets, bo
   }
   if (low_0) {
     std::int64_t others = 0;  // as upstream counts them: as many as are usable, from the second device on
-    for (std::size_t i = 1; i < usable.size(); ++i) others += budgets.devices[i];
+    for (std::size_t i = 1; i < usable.size(); ++i) others += std::min(budgets.devices[i], total);
     budgets.devices[0] = std::min(budgets.devices[0], std::max<std::int64_t>(0, total - others));
   }
   return budgets;

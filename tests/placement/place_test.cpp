@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <string>
@@ -9,6 +10,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "placement/budgets.h"
+#include "runtime/random.h"
 
 namespace layerprobe::placement {
 namespace {
@@ -220,6 +222,52 @@ TEST_CASE("the smallest number of devices holds the model without streaming") {
   CHECK(smallest_number_of_devices(bench.work, bench.devices[0]) == 4);
   CHECK(smallest_number_of_devices(bench.work, {.device = cuda(0), .limit = 2000, .reserved = 1900}) == 10);
   CHECK(smallest_number_of_devices(bench.work, {.device = cuda(0), .limit = 99}) == 0);
+}
+
+TEST_CASE("whatever the budgets, a placement keeps to them or is refused") {
+  std::vector<double> random(997);
+  runtime::random_normal(5, 0, random);
+  std::size_t next = 0;
+  const auto number = [&](double most) {
+    return static_cast<std::uint64_t>(std::min(std::abs(random[next++ % random.size()]) / 2, 1.0) * most);
+  };
+  const char* maps[] = {"auto",
+                        "balanced",
+                        "balanced_low_0",
+                        "sequential",
+                        R"({"": 0, "model.layers": "cpu"})",
+                        R"({"": "disk", "model.layers.0": 0, "lm_head": "cpu"})"};
+  int placed = 0, streamed = 0, refusals = 0;
+  for (int round = 0; round < 3000; ++round) {
+    CAPTURE(round);
+    std::vector<std::uint64_t> limits(1 + number(5));
+    for (std::uint64_t& limit : limits) limit = number(1500);
+    Bench bench(static_cast<int>(1 + number(12)), limits, maps[round % 6]);
+    bench.work.num_micro_batches = static_cast<std::int64_t>(number(40));
+    bench.host_limit = number(1000);
+    for (Module& module : bench.work.modules) module.compute_seconds *= static_cast<double>(number(10));
+    for (DeviceBudget& device : bench.devices) device.reserved = number(300);
+    try {
+      const Placement placement = bench.place();
+      ++placed;
+      streamed += placement.streams() ? 1 : 0;
+      REQUIRE(placement.modules.size() == bench.work.modules.size());
+      const std::vector<DeviceLoad> loads = device_loads(bench.work, placement);
+      for (std::size_t i = 0; i < loads.size(); ++i) {
+        CHECK(loads[i].weights_bytes() <= placement.devices[i].weights_limit());
+      }
+      for (const std::vector<Device>& replica : placement.replicas) CHECK(replica.size() == placement.devices.size());
+      CHECK(predict(bench.work, placement).seconds >= 0);
+      for (const Cut& cut : explain_cuts(bench.request(), placement)) CHECK_FALSE(cut.why.empty());
+    } catch (const Error& error) {
+      ++refusals;
+      CHECK(error.kind() == ErrorKind::resource);
+      CHECK_FALSE(error.parts().fix.empty());
+    }
+  }
+  CHECK(placed > 300);
+  CHECK(streamed > 100);
+  CHECK(refusals > 100);
 }
 
 TEST_CASE("budgets are what the machine has and the options leave of it") {
