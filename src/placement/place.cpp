@@ -187,7 +187,9 @@ std::vector<Cut> explain_cuts(const Request& request, const Placement& placement
                    bytes_text(module.weights_bytes));
       } else {
         why = text("even times: ", name, " computes ", seconds_text(loads[before].compute_seconds), ", ",
-                   name_of(placement.devices[device].device), " ", seconds_text(loads[device].compute_seconds));
+                   name_of(placement.devices[device].device), " ", seconds_text(loads[device].compute_seconds),
+                   "; with ", module.name, " ", name, " would take ",
+                   seconds_text(loads[before].compute_seconds + module.compute_seconds));
       }
       cuts.push_back({.module = i, .why = std::move(why)});
     }

@@ -213,7 +213,8 @@ TEST_CASE("why a cut is where it is") {
   const auto why = [](const Bench& bench) { return explain_cuts(bench.request(), bench.place()).at(0).why; };
   CHECK(why(Bench(8, {250, 900})) ==
         "model.layers.2 does not fit on cuda:0: needs 100 B, 10 B left of 250 B for weights");
-  CHECK(why(Bench(8, {700, 700})) == "even times: cuda:0 computes 4 s, cuda:1 4.1 s");
+  CHECK(why(Bench(8, {700, 700})) ==
+        "even times: cuda:0 computes 4 s, cuda:1 4.1 s; with model.layers.4 cuda:0 would take 5 s");
   CHECK(why(Bench(8, {2000, 700}, R"({"": 0, "lm_head": 1})")) == "the map sends lm_head to cuda:1");
 }
 
