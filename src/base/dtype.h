@@ -7,7 +7,7 @@
 
 namespace layerprobe {
 
-/// The types values are computed and captured in. What a checkpoint stores is weights::Storage.
+/// The types values are computed and captured in. What a checkpoint stores is Storage.
 enum class Dtype : std::uint8_t { f64, f32, f16, bf16, i32 };
 
 constexpr std::size_t size_of(Dtype dtype) {

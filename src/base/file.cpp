@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -122,6 +123,28 @@ void File::read_at(std::uint64_t offset, std::span<std::byte> out) const {
     offset += static_cast<std::uint64_t>(got);
     out = out.subspan(static_cast<std::size_t>(got));
   }
+}
+
+bool File::is_cached(std::uint64_t offset) const {
+  std::byte byte{};
+  const iovec where = {&byte, 1};
+  return ::preadv2(descriptor(), &where, 1, static_cast<off_t>(offset), RWF_NOWAIT) >= 0 || errno != EAGAIN;
+}
+
+std::optional<File> File::reopened_direct() const {
+  File file(path_, open_descriptor(path_, O_RDONLY | O_DIRECT | O_NONBLOCK));
+  struct stat here {
+  }, there{};  // another file may have taken the name
+  if (file.descriptor() < 0 || ::fstat(descriptor(), &here) != 0 || ::fstat(file.descriptor(), &there) != 0 ||
+      here.st_dev != there.st_dev || here.st_ino != there.st_ino) {
+    return std::nullopt;
+  }
+  return file;
+}
+
+std::size_t File::read_direct(std::uint64_t offset, std::span<std::byte> out) const {
+  const ssize_t got = ::pread(descriptor(), out.data(), out.size(), static_cast<off_t>(offset));
+  return got > 0 ? static_cast<std::size_t>(got) : 0;
 }
 
 void File::write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {

@@ -38,6 +38,15 @@ class File {
 
   /// Fills `out` from `offset`; throws when the file ends before.
   void read_at(std::uint64_t offset, std::span<std::byte> out) const;
+  /// Whether the byte at `offset` is in memory (in the page cache, or the file system has no disk), as far as the
+  /// system says: "yes" where it does not.
+  bool is_cached(std::uint64_t offset) const;
+  /// The same file once more, read past the page cache by read_direct(); nothing where the file system refuses that.
+  std::optional<File> reopened_direct() const;
+  /// Of a file that was reopened_direct(): as many bytes from `offset` on as come in one go, 0 when the system refuses.
+  /// Address, offset and size are multiples of kDirectAlignment; at the file's end less comes.
+  std::size_t read_direct(std::uint64_t offset, std::span<std::byte> out) const;
+  static constexpr std::size_t kDirectAlignment = 4096;  // no disk has larger blocks
   /// Writes all of `bytes`, however many system calls it takes.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes) const;
   /// One system call: how many of `bytes` it wrote; nothing where it is refused as it is (EINVAL: not aligned, of a

@@ -36,6 +36,26 @@ void require_same_shape(const char* operation, const Named& a, const Named& b) {
   require_same_dtype(operation, a, b);
 }
 
+/// The matrix that the values become, without data.
+Tensor shape_of(const StoredValues& values, Dtype dtype) {
+  return Tensor::contiguous(nullptr, dtype, values.rows, values.columns);
+}
+
+void check_stored(const char* operation, const Named& shape, const StoredValues& values) {
+  if (values.rows <= 0 || values.columns <= 0 || shape.tensor.dtype == Dtype::i32) {
+    refuse(operation, described(shape) + " where a matrix of floating numbers is expected");
+  }
+  const std::int64_t block = traits_of(values.storage).block_elements;
+  if (!is_convertible(values.storage) || values.columns % block != 0) {
+    refuse(operation, text(described(shape), " and stored as ", name_of(values.storage)));
+  }
+  const std::int64_t heads = values.interleaved_heads, interleaved = values.rows == 1 ? values.columns : values.rows;
+  if (heads < 0 || (heads > 0 && (interleaved % (2 * heads) != 0 || (values.rows == 1 && block != 1)))) {
+    refuse(operation, text(described(shape), " and interleaved for ", heads, " heads"));
+  }
+  if (values.file == nullptr || !values.read_values) refuse(operation, described(shape) + " and comes from no file");
+}
+
 /// cu_seqlens (called `name` there) begins with 0, never falls and ends with the rows of x; `empty` prompts may be
 /// allowed.
 void require_prompts(const char* operation, const char* name, std::span<const std::int64_t> cu_seqlens, const Named& x,
@@ -65,24 +85,33 @@ void check_tensor(const char* operation, const char* name, const Tensor& tensor)
   if (tensor.rows > 0 && tensor.data == nullptr) refuse(operation, described(named) + " and has no data");
 }
 
+void check(const Ops::Load& args) {
+  constexpr const char* kOperation = "load";
+  const Tensor values = shape_of(args.values, args.out.dtype);
+  const Named out{"out", args.out};
+  check_tensor(kOperation, "out", args.out);
+  require(args.out.rows == values.rows && args.out.columns == values.columns, kOperation, {"values", values}, out);
+  check_stored(kOperation, {"values", values}, args.values);
+}
+
 void check(const Ops::MatMulWeightParts& parts) {
   constexpr const char* kOperation = "matmul_weight";
   if (parts.weights.empty()) refuse(kOperation, "no weight is given");
-  const Named first{"weights[0]", parts.weights[0]};
-  for (const Tensor& weight : parts.weights) {
-    check_tensor(kOperation, "weight", weight);
-    require(weight.columns == first.tensor.columns, kOperation, {"weight", weight}, first);
-    require_same_dtype(kOperation, {"weight", weight}, first);
+  const Tensor first = shape_of(parts.weights[0], parts.dtype);
+  for (const StoredValues& values : parts.weights) {
+    const Tensor weight = shape_of(values, parts.dtype);
+    require(weight.columns == first.columns, kOperation, {"weight", weight}, {"weights[0]", first});
+    check_stored(kOperation, {"weight", weight}, values);
   }
   if (parts.biases.empty()) return;
   if (parts.biases.size() != parts.weights.size()) {
     refuse(kOperation, text(parts.biases.size(), " biases where there are ", parts.weights.size(), " weights"));
   }
   for (std::size_t i = 0; i < parts.biases.size(); ++i) {
-    if (parts.biases[i].data == nullptr) continue;
-    const Named bias{"bias", parts.biases[i]}, weight{"weight", parts.weights[i]};
-    require(bias.tensor.rows == 1 && bias.tensor.columns == weight.tensor.rows, kOperation, bias, weight);
-    require_same_dtype(kOperation, bias, weight);
+    if (!parts.biases[i]) continue;
+    const Tensor bias = shape_of(*parts.biases[i], parts.dtype), weight = shape_of(parts.weights[i], parts.dtype);
+    require(bias.rows == 1 && bias.columns == weight.rows, kOperation, {"bias", bias}, {"weight", weight});
+    check_stored(kOperation, {"bias", bias}, *parts.biases[i]);
   }
 }
 

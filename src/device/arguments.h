@@ -6,6 +6,7 @@ namespace layerprobe::device {
 
 /// The checks of an operation's arguments that every backend makes before it runs: shapes, dtypes and bounds. They
 /// throw Error(bug) with the operation as `where` and both shapes in `what`.
+void check(const Ops::Load& args);
 void check(const Ops::MatMulWeightParts& parts);
 void check(const Ops::MatMul& args, Dtype weight_dtype);
 void check(const Ops::Embedding& args);

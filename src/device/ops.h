@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/statistics.h"
+#include "device/stored_values.h"
 #include "device/tensor.h"
 
 namespace layerprobe::device {
@@ -89,14 +90,32 @@ class Ops {
   /// What keeps captures from holding the device up.
   virtual CaptureResources capture_resources() = 0;
 
-  struct MatMulWeightParts {
-    /// [out_features, in_features] each, row-major, on the host, as the checkpoint stores them; stacked along
-    /// out_features in this order (q, k, v; gate, up). Free again on return.
-    std::vector<Tensor> weights;
-    /// As many as weights, each [1, out_features] on the host or without data (no bias for that part: zeros); or empty.
-    std::vector<Tensor> biases = {};
+  /// Says that allocations of about `bytes` in all come next, for a device that is slow to make room for each by
+  /// itself.
+  virtual void reserve(std::size_t bytes) = 0;
+
+  struct Load {
+    Tensor out;  // [rows, columns]
+    StoredValues values;
   };
+  /// out = the values in out's dtype. Queued: the values are there once finish_loads() has returned, and until then out
+  /// and the file stay.
+  virtual void load(const Load& args) = 0;
+
+  struct MatMulWeightParts {
+    Dtype dtype;
+    /// [out_features, in_features] each, stacked along out_features in this order (q, k, v; gate, up).
+    std::vector<StoredValues> weights;
+    /// As many as weights, each [1, out_features] or nothing (zeros for that part); or empty.
+    std::vector<std::optional<StoredValues>> biases = {};
+  };
+  /// Queued like load().
   virtual std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) = 0;
+
+  /// Carries out the loads that are queued. `read` is told the stored bytes that have been read since it was told last,
+  /// several times a second, on the calling thread; what it throws ends the loading. Throws the first failure of a
+  /// reading thread, Error(input) where a file ends too early. Either way nothing is on its way any more on return.
+  virtual void finish_loads(const std::function<void(std::uint64_t bytes)>& read) = 0;
 
   struct MatMul {
     Tensor out;  // [num_tokens, out_features]; overlaps no input

@@ -20,6 +20,12 @@ std::string listed(const std::vector<std::string>& names) {
 
 }  // namespace
 
+std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype) {
+  std::uint64_t bytes = size_of(dtype);
+  for (const std::int64_t size : tensor.shape) bytes *= static_cast<std::uint64_t>(size);
+  return bytes;
+}
+
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer) {
   const std::string prefix = text("model.layers.", layer, ".");
   const std::int64_t hidden = config.hidden_size;

@@ -15,6 +15,9 @@ struct ExpectedTensor {
   std::vector<std::int64_t> shape;
 };
 
+/// In `dtype`.
+std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype);
+
 /// Those of one layer, without those of the others.
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer);
 /// model.embed_tokens.weight

@@ -10,7 +10,7 @@ WeightLoader::WeightLoader(const ModelConfig& config, const weights::Checkpoint&
                            device::Ops& ops, std::function<void(std::uint64_t bytes)> read)
     : config_(config), checkpoint_(checkpoint), dtype_(dtype), ops_(ops), read_(std::move(read)) {}
 
-std::vector<std::byte> WeightLoader::read(const std::string& name) {
+device::StoredValues WeightLoader::stored(const std::string& name) const {
   const weights::TensorInfo* info = checkpoint_.find(name);
   if (info == nullptr) {
     throw Error({.kind = ErrorKind::input,
@@ -19,32 +19,32 @@ std::vector<std::byte> WeightLoader::read(const std::string& name) {
                  .fix = name == "lm_head.weight" ? "this is a base model without a head; use --test-type extract-all"
                                                  : "fetch the checkpoint again"});
   }
-  std::vector<std::byte> values(static_cast<std::size_t>(info->num_elements()) * size_of(dtype_));
-  checkpoint_.read(*info, dtype_, values.data());
-  read_(info->bytes);
-  return values;
+  return {.rows = info->shape.size() == 1 ? 1 : info->shape[0],
+          .columns = info->shape.back(),
+          .storage = info->storage,
+          .file = &checkpoint_.file_of(*info),
+          .offset = info->offset,
+          .interleaved_heads = info->interleaved_heads,
+          .read_values = [this, info](Dtype dtype, void* out) {
+            checkpoint_.read(*info, dtype, out);
+            read_(info->bytes);
+          }};
 }
 
 OwnedTensor WeightLoader::tensor(const std::string& name) {
-  const std::vector<std::byte> values = read(name);
-  const std::vector<std::int64_t>& shape = checkpoint_.find(name)->shape;
+  const device::StoredValues values = stored(name);
   OwnedTensor out;
-  out.buffer = ops_.allocate(values.size());
-  out.tensor = device::Tensor::contiguous(out.buffer.data(), dtype_, shape.size() == 1 ? 1 : shape[0], shape.back());
-  ops_.copy_from_host(out.tensor, values.data());
+  out.buffer = ops_.allocate(static_cast<std::size_t>(values.rows * values.columns) * size_of(dtype_));
+  out.tensor = device::Tensor::contiguous(out.buffer.data(), dtype_, values.rows, values.columns);
+  ops_.load({.out = out.tensor, .values = values});
   return out;
 }
 
 std::unique_ptr<device::MatMulWeight> WeightLoader::stacked(std::initializer_list<std::string> modules, bool bias) {
-  std::vector<std::vector<std::byte>> values;
-  device::Ops::MatMulWeightParts parts;
+  device::Ops::MatMulWeightParts parts{.dtype = dtype_, .weights = {}};
   for (const std::string& module : modules) {
-    values.push_back(read(module + ".weight"));
-    const std::vector<std::int64_t>& shape = checkpoint_.find(module + ".weight")->shape;
-    parts.weights.push_back(device::Tensor::contiguous(values.back().data(), dtype_, shape[0], shape[1]));
-    if (!bias) continue;
-    values.push_back(read(module + ".bias"));
-    parts.biases.push_back(device::Tensor::contiguous(values.back().data(), dtype_, 1, shape[0]));
+    parts.weights.push_back(stored(module + ".weight"));
+    if (bias) parts.biases.emplace_back(stored(module + ".bias"));
   }
   return ops_.matmul_weight(parts);
 }

@@ -28,18 +28,22 @@ struct LayerWeights {
   std::unique_ptr<device::MatMulWeight> down_proj;
 };
 
-/// Reads a checkpoint's tensors to a device, converted to one dtype. One tensor at a time is on the host.
+/// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after finish().
 class WeightLoader {
  public:
-  /// `read` is told the bytes of each tensor as the checkpoint stores them, once it has been read.
+  /// `read` is told the bytes that have been read, as the checkpoint stores them, often; what it throws ends the
+  /// loading.
   WeightLoader(const ModelConfig& config, const weights::Checkpoint& checkpoint, Dtype dtype, device::Ops& ops,
                std::function<void(std::uint64_t bytes)> read);
 
+  /// Each queues.
   LayerWeights layer(std::int64_t layer);
   OwnedTensor embedding();                          // [vocab_size, hidden_size]
   OwnedTensor norm();                               // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> lm_head();  // throws Error(input) when the checkpoint has none
-  std::vector<float> rope_divisors();               // a GGUF's rope_freqs.weight; empty when there is none
+  void finish() { ops_.finish_loads(read_); }
+
+  std::vector<float> rope_divisors();  // a GGUF's rope_freqs.weight, at once; empty when there is none
 
   /// What layer(), embedding(), ... will read, in the checkpoint's own bytes.
   std::uint64_t layer_bytes(std::int64_t layer) const;
@@ -48,7 +52,7 @@ class WeightLoader {
   std::uint64_t lm_head_bytes() const;
 
  private:
-  std::vector<std::byte> read(const std::string& name);
+  device::StoredValues stored(const std::string& name) const;
   OwnedTensor tensor(const std::string& name);
   std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<std::string> modules, bool bias);
   std::uint64_t stored_bytes(const std::string& name) const;

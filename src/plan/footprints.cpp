@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "model/decoder_layer.h"
 #include "model/points.h"
+#include "model/tensors.h"
 
 namespace layerprobe::plan {
 namespace {
@@ -55,7 +56,7 @@ class Modules {
     double flops = attention;
     std::uint64_t stored = 0;
     for (const model::ExpectedTensor& tensor : tensors) {
-      module.weights_bytes += weights_bytes(tensor, dtype_);
+      module.weights_bytes += model::bytes_of(tensor, dtype_);
       flops += 2 * tokens * product_elements(tensor);
       const weights::TensorInfo* info = checkpoint_.find(tensor.name);
       stored += info != nullptr ? info->bytes : 0;
@@ -95,16 +96,10 @@ Rates cpu_rates(Dtype dtype, unsigned num_cores, bool model_in_memory, bool outp
           .disk_write_bytes = output_in_memory ? 23e9 : 1.2e9};
 }
 
-std::uint64_t weights_bytes(const model::ExpectedTensor& tensor, Dtype dtype) {
-  std::uint64_t bytes = size_of(dtype);
-  for (const std::int64_t size : tensor.shape) bytes *= static_cast<std::uint64_t>(size);
-  return bytes;
-}
-
 placement::TreeModule module_tree(const model::ModelConfig& config, Dtype dtype) {
   placement::TreeModule root;
   const auto add = [&](const model::ExpectedTensor& tensor) {
-    placement::add_tensor(root, {.name = tensor.name, .bytes = weights_bytes(tensor, dtype)});
+    placement::add_tensor(root, {.name = tensor.name, .bytes = model::bytes_of(tensor, dtype)});
   };
   add(model::embedding_tensor(config));
   for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
@@ -118,7 +113,7 @@ placement::TreeModule module_tree(const model::ModelConfig& config, Dtype dtype)
   }
   const model::ExpectedTensor head = model::lm_head_tensor(config);
   placement::add_tensor(root, {.name = "lm_head.weight",
-                               .bytes = weights_bytes(head, dtype),
+                               .bytes = model::bytes_of(head, dtype),
                                .tied_to = config.tie_word_embeddings ? head.name : std::string()});
   placement::sum_bytes(root);
   return root;

@@ -5,7 +5,6 @@
 #include "base/dtype.h"
 #include "base/prompts.h"
 #include "model/config.h"
-#include "model/tensors.h"
 #include "placement/module_tree.h"
 #include "placement/placement.h"
 #include "plan/plan.h"
@@ -29,9 +28,6 @@ Rates cpu_rates(Dtype dtype, unsigned num_cores, bool model_in_memory, bool outp
 /// The whole model as transformers registers it, in `dtype`: what its own strategies see. Buffers are those of the
 /// rotation, in f32.
 placement::TreeModule module_tree(const model::ModelConfig& config, Dtype dtype);
-
-/// Bytes on a device, in `dtype`.
-std::uint64_t weights_bytes(const model::ExpectedTensor& tensor, Dtype dtype);
 
 /// Micro-batches as the prompts are packed: neighbours, up to `tokens_per_batch`, a longer prompt by itself.
 std::int64_t count_micro_batches(const Prompts& prompts, std::int64_t tokens_per_batch);

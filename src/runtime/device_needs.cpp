@@ -12,7 +12,6 @@
 #include "model/decoder_layer.h"
 #include "model/tensors.h"
 #include "placement/budgets.h"
-#include "plan/footprints.h"
 #include "store/reader.h"
 
 namespace layerprobe::runtime {
@@ -24,15 +23,15 @@ std::uint64_t weights_bytes(const model::ModelConfig& config, const plan::Plan& 
   for (const std::int64_t layer : plan.layers) {
     std::uint64_t bytes = 0;
     for (const model::ExpectedTensor& tensor : model::layer_tensors(config, layer)) {
-      bytes += plan::weights_bytes(tensor, plan.dtype);
+      bytes += model::bytes_of(tensor, plan.dtype);
     }
     layers += bytes;
     largest_layer = std::max(largest_layer, bytes);
   }
   std::uint64_t total = plan.test_type == plan::TestType::single ? largest_layer : layers;
-  if (plan.runs_embedding) total += plan::weights_bytes(model::embedding_tensor(config), plan.dtype);
-  if (plan.runs_norm) total += plan::weights_bytes(model::norm_tensor(config), plan.dtype);
-  if (plan.runs_lm_head) total += plan::weights_bytes(model::lm_head_tensor(config), plan.dtype);
+  if (plan.runs_embedding) total += model::bytes_of(model::embedding_tensor(config), plan.dtype);
+  if (plan.runs_norm) total += model::bytes_of(model::norm_tensor(config), plan.dtype);
+  if (plan.runs_lm_head) total += model::bytes_of(model::lm_head_tensor(config), plan.dtype);
   return total;
 }
 

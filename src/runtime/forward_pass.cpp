@@ -1,6 +1,7 @@
 #include "runtime/forward_pass.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include "base/float16.h"
 #include "base/text.h"
 #include "model/points.h"
+#include "model/tensors.h"
 
 namespace layerprobe::runtime {
 namespace {
@@ -76,11 +78,26 @@ ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& pla
 void ForwardPass::load(model::WeightLoader& loader, std::span<const std::int64_t> layers) {
   weights_.clear();
   layers_.assign(layers.begin(), layers.end());
+  ops_.reserve(bytes_to_load());
   if (plan_.runs_embedding && !embedding_) embedding_ = loader.embedding();
   for (const std::int64_t layer : layers_) weights_.push_back(loader.layer(layer));
   if (plan_.runs_norm && !norm_) norm_ = loader.norm();
   if (plan_.runs_lm_head && !lm_head_) lm_head_ = loader.lm_head();
   if (!rope_) rope_.emplace(config_, plan_.dtype, loader.rope_divisors());
+  loader.finish();
+}
+
+std::size_t ForwardPass::bytes_to_load() const {
+  std::vector<model::ExpectedTensor> tensors;
+  for (const std::int64_t layer : layers_)
+    std::ranges::move(layer_tensors(config_, layer), std::back_inserter(tensors));
+  if (plan_.runs_embedding && !embedding_) tensors.push_back(model::embedding_tensor(config_));
+  if (plan_.runs_norm && !norm_) tensors.push_back(model::norm_tensor(config_));
+  if (plan_.runs_lm_head && !lm_head_) tensors.push_back(model::lm_head_tensor(config_));
+  constexpr std::size_t kAlignment = 512;  // of an allocation
+  std::size_t bytes = 0;
+  for (const model::ExpectedTensor& tensor : tensors) bytes += model::bytes_of(tensor, plan_.dtype) + kAlignment;
+  return bytes;
 }
 
 void ForwardPass::prepare(const capture::Batch& batch) {

@@ -46,6 +46,8 @@ class ForwardPass {
   std::function<void(std::int64_t tokens)> after_layer = [](std::int64_t) {};
 
  private:
+  /// In the plan's dtype, of what load() still has to bring for `layers_`.
+  std::size_t bytes_to_load() const;
   void prepare(const capture::Batch& batch);
   void run_layers(const capture::Batch& batch, std::int64_t first_layer);
   void run_head(const capture::Batch& batch);

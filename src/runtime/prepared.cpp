@@ -14,11 +14,11 @@ Dtype stored_dtype(const model::ModelConfig& config, const weights::Checkpoint& 
   const weights::TensorInfo* embedding = checkpoint.find(model::embedding_tensor(config).name);
   if (embedding == nullptr) return Dtype::bf16;
   switch (embedding->storage) {
-    case weights::Storage::f64:
+    case Storage::f64:
       return Dtype::f64;
-    case weights::Storage::f32:
+    case Storage::f32:
       return Dtype::f32;
-    case weights::Storage::f16:
+    case Storage::f16:
       return Dtype::f16;
     default:
       return Dtype::bf16;

@@ -136,7 +136,13 @@ const TensorInfo* Checkpoint::find(std::string_view name) const {
 }
 
 void Checkpoint::read(const TensorInfo& tensor, Dtype dtype, void* out) const {
-  read_values(state_->files.at(static_cast<std::size_t>(tensor.file)), tensor, dtype, static_cast<std::byte*>(out));
+  read_values(file_of(tensor), tensor, dtype, static_cast<std::byte*>(out));
+}
+
+const File& Checkpoint::file_of(const TensorInfo& tensor) const {
+  const File& file = state_->files.at(static_cast<std::size_t>(tensor.file));
+  require_convertible(file, tensor);
+  return file;
 }
 
 std::string Checkpoint::hash() const {

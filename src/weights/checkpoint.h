@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "weights/gguf_tokenizer.h"
 #include "weights/tensor_info.h"
@@ -51,6 +52,10 @@ class Checkpoint {
   /// is large; at most 1 MiB a core beyond `out`, whatever the size. Throws Error(input) for a storage that cannot be
   /// converted by itself (FP8, boolean) and when the file ends too early.
   void read(const TensorInfo& tensor, Dtype dtype, void* out) const;
+
+  /// The file that holds the tensor's bytes, for a reader that converts by itself. Throws Error(input) as read() does
+  /// for a storage that cannot be converted.
+  const File& file_of(const TensorInfo& tensor) const;
 
   /// SHA-256, in lower-case hex, of config_bytes() and of a line "\nNAME STORAGE [SHAPE]" for each tensor.
   std::string hash() const;

@@ -84,23 +84,6 @@ void from_f32(const float* values, std::int64_t count, Dtype dtype, std::byte* o
 
 }  // namespace
 
-bool is_convertible(Storage storage) { return storage < Storage::boolean || storage > Storage::f8_e8m0; }
-
-bool is_same(Storage storage, Dtype dtype) {
-  switch (storage) {
-    case Storage::f64:
-      return dtype == Dtype::f64;
-    case Storage::f32:
-      return dtype == Dtype::f32;
-    case Storage::f16:
-      return dtype == Dtype::f16;
-    case Storage::bf16:
-      return dtype == Dtype::bf16;
-    default:
-      return false;
-  }
-}
-
 void convert(Storage storage, const std::byte* stored, std::int64_t count, Dtype dtype, std::byte* out) {
   const StorageTraits& traits = traits_of(storage);
   if (is_same(storage, dtype)) {

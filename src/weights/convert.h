@@ -4,15 +4,9 @@
 #include <cstdint>
 
 #include "base/dtype.h"
-#include "weights/storage.h"
+#include "base/storage.h"
 
 namespace layerprobe::weights {
-
-/// Whether convert() knows this storage: not FP8 and booleans, whose values mean nothing without their scales.
-bool is_convertible(Storage storage);
-
-/// Whether values of `dtype` are kept as the same bits.
-bool is_same(Storage storage, Dtype dtype);
 
 /// `count` values (whole blocks) as `storage` keeps them, to `out` in `dtype` (f64, f32, f16 or bf16): through f32, to
 /// nearest, ties to even; f64 directly from F64 and integers; bit for bit where both are the same. No overlap; neither

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "weights/storage.h"
+#include "base/storage.h"
 
 namespace layerprobe::weights {
 

@@ -66,12 +66,7 @@ void read_piece(const File& file, const Piece& piece, std::vector<std::byte>& st
 }  // namespace
 
 void read_values(const File& file, const TensorInfo& tensor, Dtype dtype, std::byte* out) {
-  if (!is_convertible(tensor.storage)) {
-    throw Error({.kind = ErrorKind::input,
-                 .where = text(file.path().string(), ": ", tensor.name),
-                 .what = text("is stored as ", name_of(tensor.storage), ", which cannot be read by itself"),
-                 .fix = "use the model's bfloat16 or float16 checkpoint"});
-  }
+  require_convertible(file, tensor);
   const std::int64_t num_elements = tensor.num_elements();
   const std::int64_t num_pieces = (num_elements + kPieceElements - 1) / kPieceElements;
   std::exception_ptr failure;  // of the first piece that has one: an exception must not leave a parallel region
@@ -94,6 +89,14 @@ void read_values(const File& file, const TensorInfo& tensor, Dtype dtype, std::b
     }
   }
   if (failure) std::rethrow_exception(failure);
+}
+
+void require_convertible(const File& file, const TensorInfo& tensor) {
+  if (is_convertible(tensor.storage)) return;
+  throw Error({.kind = ErrorKind::input,
+               .where = text(file.path().string(), ": ", tensor.name),
+               .what = text("is stored as ", name_of(tensor.storage), ", which cannot be read by itself"),
+               .fix = "use the model's bfloat16 or float16 checkpoint"});
 }
 
 }  // namespace layerprobe::weights

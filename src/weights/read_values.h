@@ -13,4 +13,7 @@ namespace layerprobe::weights {
 /// Throws Error(input) when the file is shorter than it was, and for a storage that is not convertible.
 void read_values(const File& file, const TensorInfo& tensor, Dtype dtype, std::byte* out);
 
+/// Throws Error(input), naming the tensor, unless its storage is convertible.
+void require_convertible(const File& file, const TensorInfo& tensor);
+
 }  // namespace layerprobe::weights

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "weights/storage.h"
+#include "base/storage.h"
 
 namespace layerprobe::weights {
 

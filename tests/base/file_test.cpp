@@ -3,6 +3,10 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
 #include "base/error.h"
 #include "tests/support/temp_folder.h"
 
@@ -28,6 +32,35 @@ TEST_CASE("a text file over its limit is refused before memory is taken") {
 TEST_CASE("a file system in memory is told from a disk") {
   CHECK_FALSE(is_in_memory("/proc/self/status"));
   if (std::filesystem::exists("/dev/shm")) CHECK(is_in_memory("/dev/shm/not-there/yet.h5"));
+}
+
+TEST_CASE("a file is read past the page cache where its file system lets it") {
+  constexpr std::size_t kBytes = 10'000, kAlignment = File::kDirectAlignment;
+  for (const std::filesystem::path& parent : {std::filesystem::temp_directory_path(), test::memory_folder()}) {
+    CAPTURE(parent.string());
+    const test::TempFolder folder(parent);
+    std::string contents;
+    while (contents.size() < kBytes) contents.push_back(static_cast<char>(contents.size() % 251));
+    const File file = File::open_for_reading(folder.write("values", contents));
+    CHECK(file.is_cached(0));  // written just now
+    const std::optional<File> direct = file.reopened_direct();
+    if (!direct) continue;
+    const std::unique_ptr<void, decltype(&std::free)> memory(std::aligned_alloc(kAlignment, 2 * kAlignment), std::free);
+    const std::span room(static_cast<std::byte*>(memory.get()), 2 * kAlignment);
+    const std::size_t got = direct->read_direct(kAlignment, room);
+    if (got == 0) continue;
+    CHECK(got == kBytes - kAlignment);
+    CHECK(std::memcmp(room.data(), contents.data() + kAlignment, got) == 0);
+    CHECK(direct->read_direct(3 * kAlignment, room) == 0);  // behind the end
+  }
+}
+
+TEST_CASE("another file under its name is not read past the page cache in its place") {
+  const test::TempFolder folder;
+  const File file = File::open_for_reading(folder.write("values", "those that were opened"));
+  std::filesystem::rename(folder / "values", folder / "values.old");
+  folder.write("values", "others");
+  CHECK_FALSE(file.reopened_direct().has_value());
 }
 
 }  // namespace layerprobe

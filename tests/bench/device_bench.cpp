@@ -19,6 +19,7 @@
 #include "base/float16.h"
 #include "base/text.h"
 #include "device/backends.h"
+#include "tests/support/stored_file.h"
 
 namespace {
 
@@ -110,8 +111,10 @@ void bench_products(Bench& bench, Ops& ops, Dtype dtype, std::int64_t tokens) {
   for (const auto& [name, out_features, in_features] : shapes) {
     const std::vector<std::byte> values =
         random_bytes(out_features * in_features, dtype, 1 / std::sqrt(static_cast<float>(in_features)));
+    test::StoredFile file;
     const auto weight = ops.matmul_weight(
-        {.weights = {Tensor::contiguous(const_cast<std::byte*>(values.data()), dtype, out_features, in_features)}});
+        {.dtype = dtype, .weights = {file.add(out_features, in_features, test::storage_of(dtype), values)}});
+    ops.finish_loads([](std::uint64_t) {});
     const auto start = std::chrono::steady_clock::now();
     ops.matmul_choices(std::vector<Ops::MatMulShape>{{in_features, out_features, dtype, false}});
     const double choosing = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/float16.h"
 #include "device/ops.h"
+#include "tests/support/stored_file.h"
 
 namespace {
 
@@ -59,7 +60,11 @@ double least_seconds(int runs, const std::function<void()>& work) {
 
 std::unique_ptr<MatMulWeight> random_weight(Ops& ops, std::int64_t out, std::int64_t in, Dtype dtype) {
   const Matrix weight(out, in, dtype, 1 / std::sqrt(static_cast<float>(in)));
-  return ops.matmul_weight({.weights = {weight.tensor}});
+  test::StoredFile file;
+  auto loaded =
+      ops.matmul_weight({.dtype = dtype, .weights = {file.add(out, in, test::storage_of(dtype), weight.bytes)}});
+  ops.finish_loads([](std::uint64_t) {});
+  return loaded;
 }
 
 struct LayerWeights {

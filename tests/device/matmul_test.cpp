@@ -8,6 +8,7 @@
 #include "device/backends.h"
 #include "device/cpu/onednn.h"
 #include "tests/support/formulas.h"
+#include "tests/support/stored_file.h"
 #include "tests/support/temp_folder.h"
 
 namespace layerprobe {
@@ -19,16 +20,15 @@ const Values kNoBias = {};
 
 std::unique_ptr<device::MatMulWeight> weight_on(device::Ops& ops, const std::vector<Values>& weights,
                                                 const std::vector<Values>& biases = {}) {
-  std::vector<std::vector<std::byte>> bytes;
-  device::Ops::MatMulWeightParts parts;
-  const auto add = [&](std::vector<device::Tensor>& to, const Values& values) {
-    if (values.rows == 0) return to.push_back({});
-    bytes.push_back(test::bytes_of(values));
-    to.push_back(device::Tensor::contiguous(bytes.back().data(), values.dtype, values.rows, values.columns));
-  };
-  for (const Values& values : weights) add(parts.weights, values);
-  for (const Values& values : biases) add(parts.biases, values);
-  return ops.matmul_weight(parts);
+  test::StoredFile file;
+  device::Ops::MatMulWeightParts parts{.dtype = weights.front().dtype, .weights = {}};
+  for (const Values& values : weights) parts.weights.push_back(file.add(values));
+  for (const Values& values : biases) {
+    parts.biases.push_back(values.rows == 0 ? std::nullopt : std::optional(file.add(values)));
+  }
+  auto weight = ops.matmul_weight(parts);
+  ops.finish_loads([](std::uint64_t) {});
+  return weight;
 }
 
 Values matmul(device::Ops& ops, const Values& x, const device::MatMulWeight& weight, std::int64_t gap = 0) {

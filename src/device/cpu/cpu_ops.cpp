@@ -46,7 +46,10 @@ class CpuOps : public Ops {
   std::unique_ptr<Mark> mark() override { return std::make_unique<CpuMark>(); }
   // One writer: the processors are busy with the layers.
   CaptureResources capture_resources() override { return {.ring_bytes = std::size_t{48} << 20, .writers = 1}; }
+  void reserve(std::size_t) override {}
+  void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
+  void finish_loads(const std::function<void(std::uint64_t bytes)>&) override {}  // each is done when it is queued
   void matmul(const MatMul& args) override;
   std::string matmul_choices(std::span<const MatMulShape>) override { return {}; }
   void use_matmul_choices(std::string_view) override {}
@@ -88,6 +91,14 @@ void CpuOps::copy_to_host(void* host, const Tensor& x) {
       std::memcpy(to, x.row_slice(row, 1).data, row_bytes(x));
     }
   });
+}
+
+void CpuOps::load(const Load& args) {
+  check(args);
+  if (args.out.is_contiguous()) return args.values.read_values(args.out.dtype, args.out.data);
+  const Buffer packed = allocate_bytes(static_cast<std::size_t>(args.out.rows) * row_bytes(args.out));
+  args.values.read_values(args.out.dtype, packed.data());
+  copy_from_host(args.out, packed.data());
 }
 
 std::unique_ptr<MatMulWeight> CpuOps::matmul_weight(const MatMulWeightParts& parts) {

@@ -84,7 +84,27 @@ void pack_for_loops(CpuWeight& weight, std::span<const Tensor> parts, const Loop
   });
 }
 
-void take_biases(CpuWeight& weight, const Ops::MatMulWeightParts& parts, const Loops& loops) {
+/// The parts in the host's memory, until they are packed.
+struct Parts {
+  explicit Parts(const Ops::MatMulWeightParts& stored) {
+    for (const StoredValues& values : stored.weights) weights.push_back(read(values, stored.dtype));
+    for (const auto& values : stored.biases) biases.push_back(values ? read(*values, stored.dtype) : Tensor{});
+  }
+
+  std::vector<Tensor> weights;
+  std::vector<Tensor> biases;  // without data where a part has none
+
+ private:
+  Tensor read(const StoredValues& values, Dtype dtype) {
+    buffers_.push_back(allocate_bytes(static_cast<std::size_t>(values.rows * values.columns) * size_of(dtype)));
+    values.read_values(dtype, buffers_.back().data());
+    return Tensor::contiguous(buffers_.back().data(), dtype, values.rows, values.columns);
+  }
+
+  std::vector<Buffer> buffers_;
+};
+
+void take_biases(CpuWeight& weight, const Parts& parts, const Loops& loops) {
   if (parts.biases.empty()) return;
   const std::int64_t element = arithmetic_bytes(weight.dtype);
   weight.bias = allocate_bytes(static_cast<std::size_t>(weight.out * element));
@@ -128,11 +148,12 @@ void multiply_tile(const Tensor& out, const Tensor& x, const CpuWeight& weight, 
 
 }  // namespace
 
-std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& parts, const Loops& loops, OneDnn* onednn,
+std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& stored, const Loops& loops, OneDnn* onednn,
                                           Workers& workers) {
+  const Parts parts(stored);
   auto weight = std::make_unique<CpuWeight>();
   weight->in = parts.weights[0].columns;
-  weight->dtype = parts.weights[0].dtype;
+  weight->dtype = stored.dtype;
   for (const Tensor& part : parts.weights) weight->out += part.rows;
   expect(weight->out > 0, "a weight has rows");
   if (weight->dtype == Dtype::bf16 && onednn != nullptr) {

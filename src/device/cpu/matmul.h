@@ -12,7 +12,7 @@ namespace layerprobe::device::cpu {
 /// As Ops::matmul_weight, arguments checked. oneDNN multiplies bf16 where the processor can; everything else goes
 /// through our own loops in f32 or f64, f16 and otherwise bf16 expanded to f32: twice the memory for the weight.
 /// `onednn`: nullptr where the processor has no bf16 instructions.
-std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& parts, const Loops& loops, OneDnn* onednn,
+std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& stored, const Loops& loops, OneDnn* onednn,
                                           Workers& workers);
 
 /// As Ops::matmul; checks its arguments. The weight is one of pack_weight's.

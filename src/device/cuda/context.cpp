@@ -58,6 +58,17 @@ void require_capability(const std::string& name, const cudaDeviceProp& propertie
                .fix = "nvidia-smi shows which programs hold it: wait for them, or choose another GPU"});
 }
 
+/// What the program holds of the device's memory, and gives to nobody now.
+std::uint64_t unused_bytes_of_pool(int index) {
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t reserved = 0, used = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, index) == cudaSuccess) {
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used);
+  }
+  return reserved - used;
+}
+
 }  // namespace
 
 Context::Context(int index) : index_(index) {
@@ -112,13 +123,7 @@ Event Context::record(cudaStream_t stream) const {
 std::uint64_t Context::free_bytes() const {
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), text("ask for the free memory of ", name()));
-  cudaMemPool_t pool = nullptr;
-  std::uint64_t reserved = 0, used = 0;
-  if (cudaDeviceGetDefaultMemPool(&pool, index_) == cudaSuccess) {
-    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved);
-    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used);
-  }
-  return free + (reserved - used);
+  return free + unused_bytes_of_pool(index_);
 }
 
 Buffer Context::allocate(std::size_t bytes, std::function<void(void*)> before_free) const {
@@ -147,6 +152,8 @@ Buffer Context::allocate_on_host(std::size_t bytes) const {
   cudaError_t status = cudaErrorMemoryAllocation;
   if (data != MAP_FAILED) {
     madvise(data, size, MADV_HUGEPAGE);
+    constexpr std::size_t kPage = 4096;  // touched here: one thread at a time gets through cudaHostRegister
+    for (std::size_t at = 0; at < size; at += kPage) static_cast<volatile std::byte*>(data)[at] = std::byte{0};
     status = cudaHostRegister(data, size, cudaHostRegisterPortable);
     if (status != cudaSuccess) munmap(data, size);
   }
@@ -162,6 +169,16 @@ Buffer Context::allocate_on_host(std::size_t bytes) const {
     cudaHostUnregister(given);
     munmap(given, size);
   });
+}
+
+void Context::reserve(std::size_t bytes) const {
+  if (bytes <= unused_bytes_of_pool(index_)) return;
+  void* data = nullptr;
+  if (cudaMallocAsync(&data, bytes, stream()) != cudaSuccess) {
+    cudaGetLastError();  // in one piece there is not so much; allocate() will say what is missing
+    return;
+  }
+  cudaFreeAsync(data, stream());  // stays in the pool
 }
 
 /// Copies up to a segment's bytes to pinned memory that the stream reads them from.

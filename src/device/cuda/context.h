@@ -42,6 +42,9 @@ class Context {
   /// As Ops::allocate_on_host.
   Buffer allocate_on_host(std::size_t bytes) const;
 
+  /// As Ops::reserve.
+  void reserve(std::size_t bytes) const;
+
   /// Queues the copy of rows to `out`; they lie packed at `host`, which is free again on return.
   void copy_from_host(const Tensor& out, const void* host);
   /// The same for values of any type, into memory of their own.

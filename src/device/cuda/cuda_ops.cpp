@@ -10,6 +10,7 @@
 #include "device/cuda/attention.h"
 #include "device/cuda/context.h"
 #include "device/cuda/host_copies.h"
+#include "device/cuda/loader.h"
 #include "device/cuda/matmul.h"
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
@@ -63,6 +64,7 @@ class CudaOps : public Ops {
   CudaOps(int index, const DeviceOptions& options)
       : context_(index),
         kernels_capability_(std::min(context_.capability(), options.newest_capability)),
+        loader_(context_),
         matmuls_(context_, options.cache_folder),
         attention_(context_, kernels_capability_),
         copies_(context_),
@@ -89,7 +91,10 @@ class CudaOps : public Ops {
   void start_copy_to_host(void* host, const Tensor& x) override;
   std::unique_ptr<Mark> mark() override;
   CaptureResources capture_resources() override;
+  void reserve(std::size_t bytes) override;
+  void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
+  void finish_loads(const std::function<void(std::uint64_t bytes)>& read) override;
   std::string matmul_choices(std::span<const MatMulShape> shapes) override;
   void use_matmul_choices(std::string_view choices) override;
   void matmul(const MatMul& args) override;
@@ -108,6 +113,7 @@ class CudaOps : public Ops {
 
   Context context_;
   const int kernels_capability_;
+  Loader loader_;
   MatMuls matmuls_;
   cuda::Attention attention_;
   HostCopies copies_;
@@ -174,10 +180,26 @@ Ops::CaptureResources CudaOps::capture_resources() {
   return {.ring_bytes = std::size_t{1} << 30, .writers = std::clamp(cores / 2, 1, 8)};
 }
 
+void CudaOps::reserve(std::size_t bytes) {
+  context_.use();
+  context_.reserve(bytes);
+}
+
+void CudaOps::load(const Load& args) {
+  check(args);
+  begin_writing({args.out});
+  loader_.add(args.out, args.values);
+}
+
 std::unique_ptr<MatMulWeight> CudaOps::matmul_weight(const MatMulWeightParts& parts) {
   check(parts);
   context_.use();
-  return matmuls_.weight(parts);
+  return matmuls_.weight(parts, loader_);
+}
+
+void CudaOps::finish_loads(const std::function<void(std::uint64_t bytes)>& read) {
+  context_.use();
+  loader_.finish(read);
 }
 
 std::string CudaOps::matmul_choices(std::span<const MatMulShape> shapes) {

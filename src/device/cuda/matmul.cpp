@@ -32,13 +32,13 @@ MatMuls::MatMuls(Context& context, std::filesystem::path cache_folder)
 
 std::string MatMuls::library() const { return "cuBLASLt " + library_.version(); }
 
-std::unique_ptr<MatMulWeight> MatMuls::weight(const Ops::MatMulWeightParts& parts) {
+std::unique_ptr<MatMulWeight> MatMuls::weight(const Ops::MatMulWeightParts& parts, Loader& loader) {
   auto weight = std::make_unique<CudaWeight>();
-  const Dtype dtype = parts.weights[0].dtype;
+  const Dtype dtype = parts.dtype;
   std::int64_t out_features = 0;
   bool has_bias = false;
-  for (const Tensor& part : parts.weights) out_features += part.rows;
-  for (const Tensor& part : parts.biases) has_bias = has_bias || part.data != nullptr;
+  for (const StoredValues& part : parts.weights) out_features += part.rows;
+  for (const auto& part : parts.biases) has_bias = has_bias || part.has_value();
   weight->shape = {
       .in_features = parts.weights[0].columns, .out_features = out_features, .dtype = dtype, .has_bias = has_bias};
   const std::int64_t in = padded_features(weight->shape.in_features), out = padded_features(out_features);
@@ -52,18 +52,12 @@ std::unique_ptr<MatMulWeight> MatMuls::weight(const Ops::MatMulWeightParts& part
   weight->weight = is_padded ? zeros(out * in) : context_.allocate(static_cast<std::size_t>(out * in) * size_of(dtype));
   const Tensor whole = Tensor::contiguous(weight->weight.data(), dtype, out, in);
   if (has_bias) weight->bias = zeros(out);
+  const Tensor biases = Tensor::contiguous(weight->bias.data(), dtype, 1, out);
   std::int64_t row = 0;
   for (std::size_t i = 0; i < parts.weights.size(); ++i) {
-    const Tensor& part = parts.weights[i];
-    const Tensor place = whole.row_slice(row, part.rows).column_slice(0, part.columns);
-    const std::int64_t rows_at_once = part.is_contiguous() ? part.rows : 1;
-    for (std::int64_t first = 0; first < part.rows; first += rows_at_once) {
-      context_.copy_from_host(place.row_slice(first, rows_at_once), part.row_slice(first, rows_at_once).data);
-    }
-    if (has_bias && parts.biases[i].data != nullptr) {
-      const Tensor biases = Tensor::contiguous(weight->bias.data(), dtype, 1, out);
-      context_.copy_from_host(biases.column_slice(row, part.rows), parts.biases[i].data);
-    }
+    const StoredValues& part = parts.weights[i];
+    loader.add(whole.row_slice(row, part.rows).column_slice(0, part.columns), part);
+    if (has_bias && parts.biases[i]) loader.add(biases.column_slice(row, part.rows), *parts.biases[i]);
     row += part.rows;
   }
   return weight;

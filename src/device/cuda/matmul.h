@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "device/cuda/algorithms.h"
+#include "device/cuda/loader.h"
 
 namespace layerprobe::device::cuda {
 
@@ -18,7 +19,8 @@ class MatMuls {
   /// "cuBLASLt 13.1.0"
   std::string library() const;
 
-  std::unique_ptr<MatMulWeight> weight(const Ops::MatMulWeightParts& parts);
+  /// As Ops::matmul_weight, arguments checked.
+  std::unique_ptr<MatMulWeight> weight(const Ops::MatMulWeightParts& parts, Loader& loader);
   void multiply(const Ops::MatMul& args);
 
   /// As in Ops.

@@ -4,7 +4,9 @@
 #include <optional>
 #include <string_view>
 
-namespace layerprobe::weights {
+#include "base/dtype.h"
+
+namespace layerprobe {
 
 /// How a checkpoint stores a tensor's values: safetensors' dtypes, then ggml's block types.
 enum class Storage : std::uint8_t {
@@ -45,6 +47,12 @@ const StorageTraits& traits_of(Storage storage);
 /// "F32", "BF16", "Q4_K", ...: as the file formats spell it.
 std::string_view name_of(Storage storage);
 
+/// Whether its values mean something by themselves: not FP8 and booleans, which need their scales.
+bool is_convertible(Storage storage);
+
+/// Whether values of `dtype` are kept as the same bits.
+bool is_same(Storage storage, Dtype dtype);
+
 /// The storage of a safetensors dtype string ("BF16"); nothing when we have none.
 std::optional<Storage> storage_of_safetensors(std::string_view dtype);
 
@@ -53,4 +61,4 @@ std::optional<Storage> storage_of_ggml(std::uint32_t type);
 /// "IQ4_XS", "MXFP4", ... for a type we do not read; "unknown" for a number without a name.
 std::string_view ggml_type_name(std::uint32_t type);
 
-}  // namespace layerprobe::weights
+}  // namespace layerprobe

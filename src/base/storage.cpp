@@ -1,10 +1,10 @@
-#include "weights/storage.h"
+#include "base/storage.h"
 
 #include <array>
 #include <cstddef>
 #include <utility>
 
-namespace layerprobe::weights {
+namespace layerprobe {
 namespace {
 
 // In the order of Storage. Block sizes: ggml's ggml-common.h.
@@ -36,6 +36,23 @@ const StorageTraits& traits_of(Storage storage) { return kTraits[static_cast<std
 
 std::string_view name_of(Storage storage) { return traits_of(storage).name; }
 
+bool is_convertible(Storage storage) { return storage < Storage::boolean || storage > Storage::f8_e8m0; }
+
+bool is_same(Storage storage, Dtype dtype) {
+  switch (storage) {
+    case Storage::f64:
+      return dtype == Dtype::f64;
+    case Storage::f32:
+      return dtype == Dtype::f32;
+    case Storage::f16:
+      return dtype == Dtype::f16;
+    case Storage::bf16:
+      return dtype == Dtype::bf16;
+    default:
+      return false;
+  }
+}
+
 std::optional<Storage> storage_of_safetensors(std::string_view dtype) {
   for (std::size_t i = 0; i <= static_cast<std::size_t>(Storage::f8_e8m0); ++i) {
     if (kTraits[i].name == dtype) return static_cast<Storage>(i);
@@ -58,4 +75,4 @@ std::string_view ggml_type_name(std::uint32_t type) {
   return "unknown";
 }
 
-}  // namespace layerprobe::weights
+}  // namespace layerprobe

@@ -1,0 +1,210 @@
+#include "device/cuda/loader.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "kernels/check.h"
+#include "kernels/convert_values.h"
+
+namespace layerprobe::device::cuda {
+namespace {
+
+using kernels::check;
+
+constexpr std::size_t kMostThreads = 16;  // a core moves some 3 GB/s from a file's pages, the link 50
+constexpr std::size_t kRooms = 2;         // of a thread: one is filled while the other is copied from
+constexpr std::size_t kPartAlignment = 256;
+constexpr std::size_t kStagingBytes = LoadPlan::kPieceBytes + LoadPlan::kMostParts * kPartAlignment;
+constexpr std::chrono::milliseconds kTellEvery{50};
+
+/// What the threads of one loading share.
+class Loading {
+ public:
+  Loading(Context& context, const LoadPlan& plan);
+  /// Returns once every thread has ended and nothing is on its way.
+  void run(const std::function<void(std::uint64_t bytes)>& read);
+
+ private:
+  class Reader;
+  void work(std::size_t thread);
+  /// The index of the next piece to read; nothing once all are taken or the loading ends.
+  std::optional<std::size_t> take();
+  void wait_and_tell(const std::function<void(std::uint64_t bytes)>& read);
+
+  Context& context_;
+  const LoadPlan& plan_;
+  const std::string doing_;
+  const std::size_t num_threads_;
+  Event places_ready_;
+  Buffer staging_;  // [num_threads_, kStagingBytes], for values on their way to be converted
+  std::atomic<std::size_t> next_piece_ = 0;
+  std::atomic<std::uint64_t> read_bytes_ = 0;
+  std::atomic<bool> is_stopped_ = false;
+
+  std::mutex mutex_;
+  std::condition_variable has_ended_;
+  std::size_t num_ended_ = 0;
+  std::exception_ptr failure_;  // the first
+};
+
+/// One thread's means: pinned rooms, and a stream that what is in them leaves by.
+class Loading::Reader {
+ public:
+  Reader(Loading& loading, std::byte* staging, std::size_t num_rooms)
+      : loading_(loading),
+        doing_(loading.doing_),
+        staging_(staging),
+        pages_(loading.context_.allocate_on_host(num_rooms * loading.plan_.room_bytes)),
+        num_rooms_(num_rooms) {
+    check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), doing_);
+    check(cudaStreamWaitEvent(stream_.get(), loading.places_ready_.get(), 0), doing_);
+    for (Event& event : is_free_) {
+      check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming | cudaEventBlockingSync), doing_);
+    }
+  }
+  ~Reader() { cudaStreamSynchronize(stream_.get()); }  // before the pages go
+
+  void read_all() {
+    const std::size_t room_bytes = loading_.plan_.room_bytes;
+    std::size_t room = 0;
+    for (std::optional<std::size_t> next = loading_.take(); next; next = loading_.take()) {
+      const LoadPiece& piece = loading_.plan_.pieces[*next];
+      check(cudaEventSynchronize(is_free_[room].get()), doing_);
+      const std::byte* const bytes =
+          read_piece(loading_.plan_.sources[piece.source], piece,
+                     {static_cast<std::byte*>(pages_.data()) + room * room_bytes, room_bytes});
+      std::size_t staged = 0;
+      for (const LoadPart& part : piece.parts) send(piece, part, bytes, staged);
+      check(cudaEventRecord(is_free_[room].get(), stream_.get()), doing_);
+      loading_.read_bytes_ += piece.bytes;
+      room = (room + 1) % num_rooms_;
+    }
+    check(cudaStreamSynchronize(stream_.get()), doing_);
+  }
+
+ private:
+  /// Queues the way of one load's bytes; `bytes` is where those of the piece lie.
+  void send(const LoadPiece& piece, const LoadPart& part, const std::byte* bytes, std::size_t& staged) {
+    const QueuedLoad& load = loading_.plan_.loads[part.load];
+    const StoredValues& values = load.values;
+    const std::byte* const from = bytes + (values.offset + part.begin - piece.begin);
+    const std::size_t count = static_cast<std::size_t>(part.end - part.begin);
+    const bool copies = LoadPlan::is_copy(load);
+    std::byte* const to = copies ? static_cast<std::byte*>(load.out.data) + part.begin : staging_ + staged;
+    check(cudaMemcpyAsync(to, from, count, cudaMemcpyHostToDevice, stream_.get()), doing_);
+    if (copies) return;
+    staged += (count + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+    const StorageTraits& traits = traits_of(values.storage);
+    const auto values_in = [&](std::uint64_t stored) {
+      return static_cast<std::int64_t>(stored) / traits.block_bytes * traits.block_elements;
+    };
+    const bool is_bias = values.interleaved_heads != 0 && values.rows == 1;  // its values are what rows are elsewhere
+    const std::int64_t rows = is_bias ? values.columns : values.rows, columns = is_bias ? 1 : values.columns;
+    kernels::convert_values({.out = load.out.data,
+                             .stored = to,
+                             .row = values_in(part.begin) / columns,
+                             .column = values_in(part.begin) % columns,
+                             .num_values = values_in(count),
+                             .columns = columns,
+                             .row_stride = is_bias ? 1 : load.out.row_stride,
+                             .head_dim = values.interleaved_heads == 0 ? 0 : rows / values.interleaved_heads,
+                             .storage = values.storage,
+                             .dtype = load.out.dtype},
+                            stream_.get());
+  }
+
+  Loading& loading_;
+  const std::string& doing_;
+  std::byte* const staging_;  // [kStagingBytes]; none where nothing is converted
+  const Buffer pages_;        // pinned: [num_rooms_, room_bytes]
+  Stream stream_;
+  std::array<Event, kRooms> is_free_;  // of each room, once it has been copied from
+  const std::size_t num_rooms_;
+};
+
+Loading::Loading(Context& context, const LoadPlan& plan)
+    : context_(context),
+      plan_(plan),
+      doing_(text("load weights to ", context.name())),
+      num_threads_(std::min({kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1),
+                             std::max<std::size_t>(plan.pieces.size(), 1)})) {
+  context.use();
+  if (plan.converts) staging_ = context.allocate(num_threads_ * kStagingBytes);
+  check(cudaEventCreateWithFlags(places_ready_.out(), cudaEventDisableTiming), doing_);
+  check(cudaEventRecord(places_ready_.get(), context.stream()), doing_);
+}
+
+std::optional<std::size_t> Loading::take() {
+  if (is_stopped_) return std::nullopt;
+  const std::size_t piece = next_piece_++;
+  return piece < plan_.pieces.size() ? std::optional(piece) : std::nullopt;
+}
+
+void Loading::work(std::size_t thread) {
+  try {
+    context_.use();
+    const std::size_t num_rooms = plan_.pieces.size() > num_threads_ ? kRooms : 1;
+    auto* const staging = static_cast<std::byte*>(staging_.data());
+    Reader(*this, plan_.converts ? staging + thread * kStagingBytes : nullptr, num_rooms).read_all();
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
+    is_stopped_ = true;
+  }
+  const std::lock_guard lock(mutex_);
+  ++num_ended_;
+  has_ended_.notify_all();
+}
+
+void Loading::wait_and_tell(const std::function<void(std::uint64_t bytes)>& read) {
+  std::uint64_t told = 0;
+  std::unique_lock lock(mutex_);
+  for (bool all_ended = false; !all_ended;) {
+    all_ended = has_ended_.wait_for(lock, kTellEvery, [&] { return num_ended_ == num_threads_; });
+    lock.unlock();
+    const std::uint64_t so_far = read_bytes_;
+    read(so_far - told);
+    told = so_far;
+    lock.lock();
+  }
+}
+
+void Loading::run(const std::function<void(std::uint64_t bytes)>& read) {
+  struct Threads {
+    ~Threads() {
+      loading.is_stopped_ = true;  // they have ended by themselves, or what is thrown ends them
+      for (std::thread& thread : all) thread.join();
+    }
+    Loading& loading;
+    std::vector<std::thread> all = {};
+  };
+  {
+    Threads threads{*this};
+    for (std::size_t i = 0; i < num_threads_; ++i) threads.all.emplace_back([this, i] { work(i); });
+    wait_and_tell(read);
+  }
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+}  // namespace
+
+void Loader::add(const Tensor& out, const StoredValues& values) { queued_.push_back({out, values}); }
+
+void Loader::finish(const std::function<void(std::uint64_t bytes)>& read) {
+  if (queued_.empty()) return;
+  const LoadPlan plan(std::exchange(queued_, {}));
+  Loading(context_, plan).run(read);
+}
+
+}  // namespace layerprobe::device::cuda

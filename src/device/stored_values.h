@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "base/dtype.h"
+#include "base/file.h"
+#include "base/storage.h"
+
+namespace layerprobe::device {
+
+/// A matrix [rows, columns] as a file stores it, row-major, on its way to a device. Rows are whole blocks of `storage`,
+/// which is_convertible().
+struct StoredValues {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  Storage storage = Storage::f32;
+  const File* file = nullptr;
+  std::uint64_t offset = 0;  // of the first byte, in the file
+  /// Not 0: the rows (of a bias [1, columns]: the values) are those of so many heads, and each head's are stored in
+  /// the order 0, head_dim / 2, 1, head_dim / 2 + 1, ...: a GGUF's q and k projections.
+  std::int64_t interleaved_heads = 0;
+  /// All values, in order and converted to `dtype`, to `out`: for a device whose memory the host's processors fill.
+  /// Called by the thread that queues the load. Conversion is to nearest, ties to even, through f32, or directly from
+  /// F64 and integers to f64; the same dtype keeps its bits.
+  std::function<void(Dtype dtype, void* out)> read_values;
+
+  std::uint64_t bytes() const {
+    const StorageTraits& traits = traits_of(storage);
+    return static_cast<std::uint64_t>(rows * columns / traits.block_elements * traits.block_bytes);
+  }
+};
+
+}  // namespace layerprobe::device
