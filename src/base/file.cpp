@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -217,6 +218,16 @@ std::uint64_t free_bytes(const std::filesystem::path& path) {
     folder = folder.parent_path();
   }
   return static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
+}
+
+bool is_in_memory(const std::filesystem::path& path) {
+  std::filesystem::path folder = std::filesystem::absolute(path);
+  struct statfs status {};
+  while (::statfs(folder.c_str(), &status) != 0) {
+    if (folder == folder.parent_path()) return false;
+    folder = folder.parent_path();
+  }
+  return status.f_type == TMPFS_MAGIC || status.f_type == RAMFS_MAGIC;
 }
 
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes) {

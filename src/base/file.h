@@ -78,6 +78,9 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
 /// Bytes that an ordinary user may still write on the file system that holds `path` (or its nearest existing folder).
 std::uint64_t free_bytes(const std::filesystem::path& path);
 
+/// Whether `path` (or its nearest existing folder) is on a file system in memory, as /dev/shm is.
+bool is_in_memory(const std::filesystem::path& path);
+
 /// The whole of a small file. Throws Error(input) when it is larger than `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes = 100'000'000);
 

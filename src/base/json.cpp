@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
@@ -31,7 +32,7 @@ class Builder {
   bool start_object(std::size_t) { return open(Json(Json::Object{})); }
   bool start_array(std::size_t) { return open(Json(Json::Array{})); }
   bool key(std::string& name) {
-    if (!open_.back().names.insert(name).second) throw refuse(text("the name \"", name, "\" stands twice"));
+    if (!is_new(name)) throw refuse(text("the name \"", name, "\" stands twice"));
     open_.back().name = std::move(name);
     return true;
   }
@@ -49,6 +50,20 @@ class Builder {
     std::string name;  // of the member being read
     std::unordered_set<std::string> names;
   };
+
+  /// A few members are looked through, more are hashed: a checkpoint's header has 100,000 objects of three.
+  bool is_new(const std::string& name) {
+    constexpr std::size_t kFewMembers = 16;
+    const Json::Object& members = open_.back().container.members();
+    if (members.size() < kFewMembers) {
+      return std::none_of(members.begin(), members.end(), [&](const auto& member) { return member.first == name; });
+    }
+    std::unordered_set<std::string>& names = open_.back().names;
+    if (names.empty()) {
+      for (const auto& member : members) names.insert(member.first);
+    }
+    return names.insert(name).second;
+  }
 
   Error refuse(std::string what) const {
     return Error({.kind = ErrorKind::input,
@@ -100,7 +115,10 @@ nlohmann::ordered_json converted(const Json& json) {
   }
   if (json.is_object()) {
     auto out = nlohmann::ordered_json::object();
-    for (const auto& [name, member] : json.members()) out[name] = converted(member);
+    auto& members = out.get_ref<nlohmann::ordered_json::object_t&>();
+    for (const auto& [name, member] : json.members()) {
+      members.Container::emplace_back(name, converted(member));  // ordered_map's own looks through all members
+    }
     return out;
   }
   return nullptr;

@@ -6,23 +6,20 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/common_options.h"
 #include "cli/progress.h"
 #include "cli/stop_signals.h"
 #include "cli/table.h"
-#include "cli/usage.h"
 #include "runtime/session.h"
 
 namespace layerprobe::cli {
 namespace {
 
 struct RunArguments {
-  runtime::RunOptions run;
-  std::string test_type = "extract-all";
+  CommonArguments common;
   std::string pinned_memory;
   bool overwrite = false;
   bool resume = false;
-  bool json = false;
-  bool quiet = false;
 };
 
 Json statistics_json(const Statistics& statistics) {
@@ -150,28 +147,25 @@ void print(const runtime::RunReport& report) {
 }
 
 ExitCode run(RunArguments& arguments) {
-  arguments.run.request.test_type = plan::parse_test_type(arguments.test_type);
+  runtime::RunOptions& options = finished(arguments.common);
   if (!arguments.pinned_memory.empty()) {
-    arguments.run.pinned_memory_bytes = parse_bytes(arguments.pinned_memory, "--pinned-memory");
+    options.pinned_memory_bytes = parse_bytes(arguments.pinned_memory, "--pinned-memory");
   }
   using IfExists = store::Writer::IfExists;
-  arguments.run.if_exists = arguments.overwrite ? IfExists::overwrite
-                            : arguments.resume  ? IfExists::resume
-                                                : IfExists::refuse;
-  for (std::string& prompt : arguments.run.input.prompts) {
-    if (prompt.starts_with(kTextMark)) prompt.erase(0, 1);
-  }
+  options.if_exists = arguments.overwrite ? IfExists::overwrite
+                      : arguments.resume  ? IfExists::resume
+                                          : IfExists::refuse;
   runtime::RunReport report;
   {
     const StopSignals signals;
-    Progress progress(arguments.quiet);
+    Progress progress(arguments.common.quiet);
     runtime::Watch watch = progress.watch();
     watch.should_stop = [&] { return signals.has_come(); };
-    report = runtime::run(arguments.run, watch);
+    report = runtime::run(options, watch);
   }
-  if (arguments.json) {
+  if (arguments.common.json) {
     std::cout << json_of(report).dump(2) << "\n";
-  } else if (!arguments.quiet) {
+  } else if (!arguments.common.quiet) {
     print(report);
   }
   if (!report.first_non_finite) return ExitCode::success;
@@ -182,91 +176,15 @@ ExitCode run(RunArguments& arguments) {
   return ExitCode::differs;
 }
 
-void add_input_options(CLI::App& command, runtime::InputOptions& input) {
-  const char* group = "Input (exactly one kind)";
-  command.add_option("--prompt", input.prompts, "A prompt; may be repeated")
-      ->type_name("TEXT")
-      ->take_all()
-      ->allow_extra_args(false)
-      ->group(group);
-  command.add_option("--prompts", input.prompts_file, ".txt with a prompt a line, or .jsonl with text or input_ids")
-      ->type_name("FILE")
-      ->group(group);
-  command
-      .add_option("--input-ids", input.input_ids_file,
-                  ".json with a list of ids a prompt ([[1, 5], [7]]), or .npy with integers [prompts, tokens]")
-      ->type_name("FILE")
-      ->group(group);
-  command.add_option("--random-tokens", input.random_tokens, "Random ids: prompts x tokens, and a seed (0)")
-      ->type_name("64x1024[:SEED]")
-      ->group(group);
-  command
-      .add_option("--hidden-states", input.hidden_states_file,
-                  "A captured file whose hidden states are fed to single and multi")
-      ->type_name("FILE.h5")
-      ->group(group);
-  command
-      .add_option("--random-hidden-states", input.random_hidden_states,
-                  "Normally distributed hidden states for single and multi (single: 1x128:0 without any input)")
-      ->type_name("1x128[:SEED]")
-      ->group(group);
-}
-
 }  // namespace
 
 void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
   const auto arguments = std::make_shared<RunArguments>();
-  arguments->run.command_line = command_line;
+  arguments->common.run.command_line = command_line;
   CLI::App* command = app.add_subcommand("run", "Run a model and keep what its layers computed (the default command)");
-  runtime::RunOptions& run_options = arguments->run;
-  plan::Request& request = run_options.request;
+  add_common_options(*command, arguments->common);
   command
-      ->add_option(
-          "--model", run_options.model,
-          "A folder with config.json and *.safetensors, a .gguf file, or an org/name in the Hugging Face cache")
-      ->envname("MODEL_PATH")
-      ->required()
-      ->type_name("PATH");
-  command
-      ->add_option("--test-type", arguments->test_type,
-                   "single: layers by themselves; multi: a range of layers; full: the whole model with its head; "
-                   "extract-all: the output of every layer")
-      ->capture_default_str()
-      ->type_name("single|multi|full|extract-all");
-  command
-      ->add_option(
-          "--layers", request.layers,
-          "3, 0-7 or 0,8,-1: what single (default 0) and multi (all) run, what full and extract-all keep (all)")
-      ->type_name("LAYERS");
-  add_input_options(*command, run_options.input);
-  command
-      ->add_option("--dtype", run_options.dtype,
-                   "auto (config.json's; bfloat16 for a GGUF), bfloat16, float16, float32 or float64")
-      ->capture_default_str()
-      ->type_name("DTYPE");
-  command->add_option("--device-map", run_options.device_map, "auto (a GPU where there is one), cpu, cuda or cuda:N")
-      ->envname("DEVICE_MAP")
-      ->capture_default_str()
-      ->type_name("MAP");
-  command
-      ->add_option("--capture", request.capture,
-                   "Patterns of points to keep instead of the test type's own, comma-separated or repeated; * stops "
-                   "at a dot, ** does not")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->take_all()
-      ->type_name("PATTERNS");
-  command
-      ->add_option("--tokens", request.tokens,
-                   "Positions of each prompt to keep: all, last, mean or START:STOP:STEP (all; full: last)")
-      ->type_name("TOKENS");
-  command
-      ->add_option("--tokens-per-batch", run_options.tokens_per_batch,
-                   "Tokens that go through a layer together (as the device likes); a longer prompt goes by itself")
-      ->check(CLI::PositiveNumber)
-      ->type_name("N");
-  command
-      ->add_option("--commit-every", run_options.commit_every_seconds,
+      ->add_option("--commit-every", arguments->common.run.commit_every_seconds,
                    "How much work a crash may lose: what is complete is synced to the disk this often")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber)
@@ -275,12 +193,8 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
       ->add_option("--pinned-memory", arguments->pinned_memory,
                    "Memory of the host for captures on their way to the file, as in 512MiB (1GiB for a GPU)")
       ->type_name("SIZE");
-  command->add_option("--output", run_options.output, "Where it goes (<model>-<test-type>.h5 here); none discards it")
-      ->type_name("FILE.h5|none");
   CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");
   command->add_flag("--resume", arguments->resume, "Continue the output's partial file")->excludes(overwrite);
-  command->add_flag("--json", arguments->json, "Print the report as JSON");
-  command->add_flag("--quiet", arguments->quiet, "No progress, warnings or report");
   command->callback([&chosen, arguments] { chosen = [arguments] { return run(*arguments); }; });
 }
 

@@ -1,7 +1,7 @@
 #include "model/tensors.h"
 
 #include <algorithm>
-#include <set>
+#include <unordered_set>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -70,7 +70,8 @@ std::vector<std::string> check_tensors(const ModelConfig& config, const weights:
   }
 
   const std::string where = checkpoint.path().string();
-  std::set<std::string_view> known;
+  std::unordered_set<std::string_view> known;
+  known.reserve(expected.size());
   std::vector<std::string> missing;
   for (const ExpectedTensor& tensor : expected) {
     known.insert(tensor.name);

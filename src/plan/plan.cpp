@@ -145,15 +145,15 @@ Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& pro
   set_extent(plan, request, layers, config.num_hidden_layers);
 
   const std::vector<ProbePoint> all = model::all_points(config, dtype);
-  std::vector<ProbePoint> available;
-  for (const ProbePoint& point : all) {
-    if (is_computed(point, plan)) available.push_back(point);
-  }
   std::vector<ProbePoint> chosen;
   if (request.capture.empty()) {
-    std::ranges::copy_if(available, std::back_inserter(chosen),
-                         [&](const ProbePoint& point) { return is_kept(point.name, request.test_type); });
+    std::ranges::copy_if(all, std::back_inserter(chosen), [&](const ProbePoint& point) {
+      return is_kept(point.name, request.test_type) && is_computed(point, plan);
+    });
   } else {
+    std::vector<ProbePoint> available;
+    std::ranges::copy_if(all, std::back_inserter(available),
+                         [&](const ProbePoint& point) { return is_computed(point, plan); });
     chosen = select_points(request.capture, available, all, name_of(request.test_type));
   }
   // --layers filters what is kept; embedding, norm and head stay.
@@ -164,7 +164,7 @@ Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& pro
   // What was fed in is stored, so that another engine can be fed the same.
   if (!request.has_prompts && request.capture.empty() && request.test_type == TestType::multi) {
     const std::string name = model::layer_point_name(layers.front(), ":input");
-    chosen.insert(chosen.begin(), *std::ranges::find(available, name, &ProbePoint::name));
+    chosen.insert(chosen.begin(), *std::ranges::find(all, name, &ProbePoint::name));
   }
   if (chosen.empty()) {
     throw Error({.kind = ErrorKind::usage,

@@ -1,14 +1,17 @@
 #include "runtime/device_needs.h"
 
 #include <algorithm>
+#include <limits>
 #include <variant>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "device/backends.h"
 #include "model/decoder_layer.h"
 #include "model/tensors.h"
+#include "placement/budgets.h"
 #include "store/reader.h"
 
 namespace layerprobe::runtime {
@@ -32,21 +35,66 @@ std::uint64_t weights_bytes(const model::ModelConfig& config, const plan::Plan& 
   return total;
 }
 
+/// The only device that the map names; nothing where it is not one.
+std::optional<placement::Device> named_device(const placement::DeviceMap& map) {
+  std::optional<placement::Device> device;
+  for (const auto& [name, target] : map.modules) {
+    const bool is_host = target.kind == placement::Target::Kind::host;
+    if (target.kind == placement::Target::Kind::disk) return std::nullopt;
+    const placement::Device here = is_host ? placement::Device{placement::Device::Kind::cpu, 0} : target.device;
+    if (device && *device != here) return std::nullopt;
+    device = here;
+  }
+  return device;
+}
+
+placement::Machine usable_gpus() {
+  placement::Machine machine{.gpus = {}, .host_bytes = std::numeric_limits<std::int64_t>::max()};
+  for (const device::DeviceInfo& gpu : device::gpus()) {
+    if (gpu.is_supported) machine.gpus.push_back({*placement::find_device(gpu.name), gpu.total_bytes});
+  }
+  return machine;
+}
+
 }  // namespace
 
-void expect_memory(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
+RunDevice open_device(const std::string& device_map, const std::string& max_memory) {
+  using Strategy = placement::DeviceMap::Strategy;
+  const placement::DeviceMap map = placement::parse_device_map(device_map);
+  const placement::MaxMemory limits = placement::parse_max_memory(max_memory);
+  const auto opened = [](placement::Device device, std::uint64_t limit) {
+    try {
+      return RunDevice{.ops = device::open_device(name_of(device)), .limit_bytes = limit};
+    } catch (const Error& error) {
+      throw error.within("--device-map");
+    }
+  };
+  if (const auto named = named_device(map)) return opened(*named, std::numeric_limits<std::uint64_t>::max());
+  if (map.strategy != Strategy::by_name) {
+    const std::vector<placement::DeviceBudget> budgets = placement::device_budgets(map, limits, usable_gpus());
+    const bool takes_first = map.strategy == Strategy::even && map.devices.empty();
+    if (takes_first || budgets.size() == 1) return opened(budgets.front().device, budgets.front().limit);
+  }
+  throw Error({.kind = ErrorKind::usage,
+               .where = "--device-map",
+               .what = text("\"", device_map.substr(0, 200),
+                            "\" is for several devices or the disk; a run takes one device for now"),
+               .fix = "name one, as in --device-map cuda:0; layerprobe plan shows what several would take"});
+}
+
+void expect_memory(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan,
                    std::int64_t batch_tokens) {
   const std::uint64_t weights = weights_bytes(config, plan);
   const std::uint64_t activations = model::Activations::bytes(config, plan.dtype, batch_tokens);
-  const std::uint64_t free = ops.free_bytes();
+  const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes);
   if (weights <= free && activations <= free - weights) return;
   const bool batch_is_large = weights < free;
   const std::int64_t fitting =
       batch_is_large ? static_cast<std::int64_t>((free - weights) / (activations / batch_tokens + 1)) : 0;
   throw Error({.kind = ErrorKind::resource,
-               .where = ops.name(),
+               .where = device.ops->name(),
                .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(activations),
-                            " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " are free"),
+                            " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " may be taken"),
                .fix = batch_is_large
                           ? text("use --tokens-per-batch ", std::max<std::int64_t>(fitting, 1),
                                  " or fewer; a prompt of more tokens goes by itself and has to be shorter")

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <string>
 
 #include "device/ops.h"
 #include "model/config.h"
@@ -8,9 +11,19 @@
 
 namespace layerprobe::runtime {
 
-/// Throws Error(resource), with what would help, unless the device has the memory for the run's weights and for the
-/// activations of a batch of `batch_tokens`. To be asked before anything is loaded.
-void expect_memory(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
+/// A run's device, and how much of it the run may take.
+struct RunDevice {
+  std::unique_ptr<device::Ops> ops;
+  std::uint64_t limit_bytes = 0;
+};
+
+/// Opens the one device that the options resolve to; `auto` is the first GPU that can be used, where there is one.
+/// Throws Error(usage) where they resolve to several.
+RunDevice open_device(const std::string& device_map, const std::string& max_memory);
+
+/// Throws Error(resource), with what would help, unless the device, within its limit, has the memory for the run's
+/// weights and for the activations of a batch of `batch_tokens`. To be asked before anything is loaded.
+void expect_memory(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan,
                    std::int64_t batch_tokens);
 
 /// How the run's weights are multiplied (Ops::matmul_choices): as `continued`, a file of the same run, says, or as the

@@ -4,7 +4,6 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "device/backends.h"
 #include "model/tensors.h"
 
 namespace layerprobe::runtime {
@@ -51,21 +50,6 @@ InputOptions with_default(InputOptions input, plan::TestType test_type) {
                       "--random-hidden-states"});
 }
 
-/// The one device of a run. `auto` is the first GPU that can be used, where there is one.
-std::unique_ptr<device::Ops> open_mapped(const std::string& device_map) {
-  if (device_map != "auto") {
-    try {
-      return device::open_device(device_map);
-    } catch (const Error& error) {
-      throw error.within("--device-map");
-    }
-  }
-  for (const device::DeviceInfo& gpu : device::gpus()) {
-    if (gpu.is_supported) return device::open_device(gpu.name);
-  }
-  return device::open_device("cpu");
-}
-
 tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
   std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint.gguf_tokenizer();
   if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint.path());
@@ -84,7 +68,6 @@ tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
 Prepared::Prepared(const RunOptions& options, const Watch& watch)
     : checkpoint(weights::Checkpoint::open(options.model)),
       config(model::read_config(checkpoint.config(), config_name())) {
-  ops = open_mapped(options.device_map);
   warn_unused(watch);
   const InputOptions input = with_default(options.input, options.request.test_type);
   if (input.feeds_hidden_states()) {
@@ -98,13 +81,18 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
   }
   plan::Request request = options.request;
   request.has_prompts = !hidden_states;
-  request.tokens_per_batch = options.tokens_per_batch > 0 ? options.tokens_per_batch : ops->good_batch_tokens();
+  request.tokens_per_batch = options.tokens_per_batch;
   plan = plan::make_plan(config, choose_dtype(options.dtype, config, checkpoint), prompts, request);
   if (hidden_states) {
     const bool is_single = plan.test_type == plan::TestType::single;
     for (std::size_t i = 0; i < (is_single ? plan.layers.size() : 1); ++i) hidden_states->check(plan.layers[i]);
   }
   warn_long_prompts(watch);
+}
+
+std::string Prepared::output(const RunOptions& options) const {
+  if (!options.output.empty()) return options.output;
+  return text(checkpoint.display_name(), "-", plan::name_of(plan.test_type), ".h5");
 }
 
 std::string Prepared::config_name() const {

@@ -1,11 +1,9 @@
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 
 #include "base/prompts.h"
-#include "device/ops.h"
 #include "model/config.h"
 #include "plan/plan.h"
 #include "runtime/hidden_states.h"
@@ -15,11 +13,16 @@
 
 namespace layerprobe::runtime {
 
-/// All that a run follows from: model, input, plan and device, held against each other before any weight is read.
+/// All that a run follows from but its device: model, input and plan, held against each other before any weight is
+/// read.
 class Prepared {
  public:
   /// Throws Error for whatever in the options, the model or the input keeps the run from running.
+  /// Where `options` leave tokens_per_batch to the device, it is 0 in the plan.
   Prepared(const RunOptions& options, const Watch& watch);
+
+  /// Where the captures go: "none", or a path.
+  std::string output(const RunOptions& options) const;
 
   /// nullptr where the checkpoint has none that can be used. Opened at its first use, so that runs without text need
   /// none.
@@ -30,7 +33,6 @@ class Prepared {
   std::optional<HiddenStates> hidden_states;  // where these are fed to the layers instead of prompts
   Prompts prompts;
   plan::Plan plan;
-  std::unique_ptr<device::Ops> ops;
 
  private:
   std::string config_name() const;

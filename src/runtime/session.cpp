@@ -37,7 +37,8 @@ std::string now_text() {
   return out.data();
 }
 
-store::Layout make_layout(const Prepared& prepared, const RunOptions& options, const std::string& matmul_choices) {
+store::Layout make_layout(const Prepared& prepared, device::Ops& ops, const RunOptions& options,
+                          const std::string& matmul_choices) {
   const plan::Plan& plan = prepared.plan;
   store::Layout layout;
   layout.points = plan.points;
@@ -50,13 +51,13 @@ store::Layout make_layout(const Prepared& prepared, const RunOptions& options, c
                      {"dtype", std::string(name_of(plan.dtype))},
                      {"numerics", std::string("reference")},
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
-                     {"code_path", prepared.ops->code_path()},
+                     {"code_path", ops.code_path()},
                      {kMatMulChoices, matmul_choices}};
   layout.information = {{"model", std::filesystem::absolute(prepared.checkpoint.path()).string()},
                         {"program", std::string("layerprobe ") + LAYERPROBE_VERSION},
                         {"command_line", options.command_line},
                         {"device_map", options.device_map},
-                        {"device", prepared.ops->name()},
+                        {"device", ops.name()},
                         {"tokens_per_batch", plan.tokens_per_batch},
                         {"start_time", now_text()}};
   return layout;
@@ -82,14 +83,15 @@ std::optional<RunReport::NonFinite> find_non_finite(const std::vector<RunReport:
 /// Runs what is prepared; one object so that its steps need no long lists of arguments.
 class Session {
  public:
-  Session(Prepared& prepared, const store::Layout& layout, store::Writer* writer,
+  Session(Prepared& prepared, device::Ops& ops, const store::Layout& layout, store::Writer* writer,
           const capture::Recorder::Options& capture, const Watch& watch)
       : prepared_(prepared),
+        ops_(ops),
         layout_(layout),
         writer_(writer),
         watch_(watch),
-        recorder_(*prepared.ops, layout_, prepared.plan.keeps_mean, writer, capture),
-        forward_(prepared.config, prepared.plan, prepared.prompts, *prepared.ops, recorder_,
+        recorder_(ops, layout_, prepared.plan.keeps_mean, writer, capture),
+        forward_(prepared.config, prepared.plan, prepared.prompts, ops, recorder_,
                  [this](std::int64_t row, const TopK& top) { rank(row, top); }) {
     forward_.after_layer = [this](std::int64_t tokens) { tell_running(tokens); };
   }
@@ -104,7 +106,7 @@ class Session {
       report.computed_tokens += task.batch.num_tokens();
       tokens_total_ += static_cast<std::uint64_t>(task.batch.num_tokens()) * (plan.layers.size() - task.first_layer);
     }
-    model::WeightLoader loader(prepared_.config, prepared_.checkpoint, plan.dtype, *prepared_.ops,
+    model::WeightLoader loader(prepared_.config, prepared_.checkpoint, plan.dtype, ops_,
                                [this](std::uint64_t bytes) { tell_loading(bytes); });
     count_bytes(loader);
 
@@ -121,7 +123,7 @@ class Session {
       report.run_seconds += seconds_since(step_start_);
     }
     step_start_ = Clock::now();
-    prepared_.ops->synchronize();
+    ops_.synchronize();
     recorder_.finish();
     report.run_seconds += seconds_since(step_start_);
     report.waited_seconds = recorder_.waited_seconds();
@@ -200,6 +202,7 @@ class Session {
   }
 
   Prepared& prepared_;
+  device::Ops& ops_;
   const store::Layout& layout_;
   store::Writer* const writer_;
   const Watch& watch_;
@@ -228,9 +231,9 @@ std::int64_t largest_batch(const Prepared& prepared) {
 }
 
 /// Everything from the first weight read to the file's final name.
-void run_into(store::Writer* writer, Prepared& prepared, const store::Layout& layout, const RunOptions& options,
-              const Watch& watch, RunReport& report) {
-  Session session(prepared, layout, writer,
+void run_into(store::Writer* writer, Prepared& prepared, device::Ops& ops, const store::Layout& layout,
+              const RunOptions& options, const Watch& watch, RunReport& report) {
+  Session session(prepared, ops, layout, writer,
                   {.ring_bytes = options.pinned_memory_bytes,
                    .commit_every = std::chrono::duration<double>(options.commit_every_seconds)},
                   watch);
@@ -262,21 +265,22 @@ void Watch::stop_if_asked() const {
 
 RunReport run(const RunOptions& options, const Watch& watch) {
   const Clock::time_point start = Clock::now();
+  const RunDevice device = open_device(options.device_map, options.max_memory);
+  device::Ops& ops = *device.ops;
   Prepared prepared(options, watch);
+  if (prepared.plan.tokens_per_batch == 0) prepared.plan.tokens_per_batch = ops.good_batch_tokens();
   RunReport report;
   report.test_type = prepared.plan.test_type;
   report.dtype = prepared.plan.dtype;
-  report.device = prepared.ops->code_path();
+  report.device = ops.code_path();
   report.num_prompts = prepared.prompts.num_prompts();
   report.num_tokens = prepared.prompts.num_tokens();
-  report.output = !options.output.empty()
-                      ? options.output
-                      : text(prepared.checkpoint.display_name(), "-", plan::name_of(prepared.plan.test_type), ".h5");
+  report.output = prepared.output(options);
 
-  expect_memory(*prepared.ops, prepared.config, prepared.plan, largest_batch(prepared));
+  expect_memory(device, prepared.config, prepared.plan, largest_batch(prepared));
   const store::Layout layout = make_layout(
-      prepared, options,
-      choose_matmuls(*prepared.ops, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));
+      prepared, ops, options,
+      choose_matmuls(ops, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));
 
   std::optional<store::Writer> writer;
   if (report.output != "none") writer.emplace(report.output, layout, options.if_exists);
@@ -286,7 +290,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   }
   if (writer) report.resumed_bytes = writer->resumed_bytes();
   try {
-    run_into(writer ? &*writer : nullptr, prepared, layout, options, watch, report);
+    run_into(writer ? &*writer : nullptr, prepared, ops, layout, options, watch, report);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::interrupted || !writer) throw;
     throw stopped(report.output, *writer);  // the session has ended, and with it committed what it had

@@ -19,6 +19,7 @@ struct RunOptions {
   std::int64_t tokens_per_batch = 0;  // 0: what the device likes
   std::string dtype = "auto";
   std::string device_map = "auto";
+  std::string max_memory = {};  // of each device; empty: all there is
   InputOptions input;
   std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
   store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;

@@ -29,6 +29,11 @@ TEST_CASE("a text file over its limit is refused before memory is taken") {
                        doctest::Contains("config.json: is 1000000000000 bytes; at most 100000000 are read"), Error);
 }
 
+TEST_CASE("a file system in memory is told from a disk") {
+  CHECK_FALSE(is_in_memory("/proc/self/status"));
+  if (std::filesystem::exists("/dev/shm")) CHECK(is_in_memory("/dev/shm/not-there/yet.h5"));
+}
+
 TEST_CASE("a file is read past the page cache where its file system lets it") {
   constexpr std::size_t kBytes = 10'000, kAlignment = File::kDirectAlignment;
   for (const std::filesystem::path& parent : {std::filesystem::temp_directory_path(), test::memory_folder()}) {

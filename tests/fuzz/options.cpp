@@ -3,6 +3,9 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "placement/budgets.h"
+#include "placement/device_map.h"
+#include "placement/max_memory.h"
 #include "plan/plan.h"
 #include "plan/selection.h"
 #include "runtime/input.h"
@@ -50,6 +53,15 @@ void options(std::string_view bytes) {
         break;
       case 's':  // a size
         parse_bytes(given, "--pinned-memory");
+        break;
+      case 'd':  // --device-map; what a file holds is JSON, too
+        if (!given.starts_with("@")) placement::parse_device_map(given);
+        break;
+      case 'm':  // --max-memory
+        placement::parse_max_memory(given);
+        break;
+      case 'g':  // --gpus
+        placement::parse_gpus(given);
         break;
       case 'y':  // --test-type
         plan::parse_test_type(given);

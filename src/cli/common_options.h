@@ -1,0 +1,24 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "runtime/session.h"
+
+namespace layerprobe::cli {
+
+/// What run and plan are given alike.
+struct CommonArguments {
+  runtime::RunOptions run;
+  std::string test_type = "extract-all";
+  bool json = false;
+  bool quiet = false;
+};
+
+/// Declares them: model, test type, layers, input, dtype, devices, points, batch, output, --json, --quiet.
+void add_common_options(CLI::App& command, CommonArguments& common);
+
+/// The options once all are read. Throws Error(usage) for a test type that there is not.
+runtime::RunOptions& finished(CommonArguments& common);
+
+}  // namespace layerprobe::cli
