@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(32) append_rows_kernel(AppendStatistics args) 
 void sum_rows(const AppendStatistics& args, cudaStream_t stream) {
   if (args.num_rows == 0) return;  // an empty grid is a launch error
   const auto blocks = static_cast<unsigned>((args.num_rows + kWarps - 1) / kWarps);
-  dispatch(args.dtype, [&]<typename T>() { row_sums_kernel<T><<<blocks, dim3(32, kWarps), 0, stream>>>(args); });
+  dispatch_any(args.dtype, [&]<typename T>() { row_sums_kernel<T><<<blocks, dim3(32, kWarps), 0, stream>>>(args); });
   check(cudaGetLastError(), "launch append_statistics");
 }
 

@@ -3,6 +3,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstdint>
+
 #include "base/dtype.h"
 #include "base/error.h"
 
@@ -26,7 +28,14 @@ void dispatch(Dtype dtype, Launch&& launch) {
   expect(false, "kernels are given floating numbers");
 }
 
-/// The same with whether the rows allow 16-byte accesses: `launch.operator()<T, aligned>()`.
+/// The same, and integers too: for what reads numbers and makes none of their type.
+template <typename Launch>
+void dispatch_any(Dtype dtype, Launch&& launch) {
+  if (dtype == Dtype::i32) return launch.template operator()<std::int32_t>();
+  dispatch(dtype, launch);
+}
+
+/// dispatch with whether the rows allow 16-byte accesses: `launch.operator()<T, aligned>()`.
 template <typename Launch>
 void dispatch(Dtype dtype, bool aligned, Launch&& launch) {
   dispatch(dtype, [&]<typename T>() {

@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstdint>
 #include <type_traits>
 
 namespace layerprobe::kernels {
@@ -14,6 +15,7 @@ template <typename T>
 using Scalar = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 __device__ inline double value_of(double value) { return value; }
+__device__ inline float value_of(std::int32_t value) { return static_cast<float>(value); }  // exact below 2^24
 __device__ inline float value_of(float value) { return value; }
 __device__ inline float value_of(__half value) { return __half2float(value); }
 __device__ inline float value_of(__nv_bfloat16 value) { return __bfloat162float(value); }

@@ -35,7 +35,7 @@ void mean_rows(const MeanRows& args, cudaStream_t stream) {
   if (args.num_prompts == 0) return;  // an empty grid is a launch error
   const dim3 blocks(static_cast<unsigned>((args.columns + kThreads - 1) / kThreads),
                     static_cast<unsigned>(args.num_prompts < kMaxBlocksDown ? args.num_prompts : kMaxBlocksDown));
-  dispatch(args.dtype, [&]<typename T>() { mean_rows_kernel<T><<<blocks, kThreads, 0, stream>>>(args); });
+  dispatch_any(args.dtype, [&]<typename T>() { mean_rows_kernel<T><<<blocks, kThreads, 0, stream>>>(args); });
   check(cudaGetLastError(), "launch mean_rows");
 }
 

@@ -1,5 +1,6 @@
 #include "device/arguments.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 
@@ -72,11 +73,19 @@ void require_prompts(const char* operation, const char* name, std::span<const st
   }
 }
 
+void check_indices(const char* operation, const Named& indices) {
+  check_tensor(operation, indices.name, indices.tensor, Elements::any);
+  if (indices.tensor.dtype != Dtype::i32) refuse(operation, described(indices) + " where int32 is expected");
+}
+
+/// Of what a token's experts count.
+Dtype weights_dtype(Dtype dtype) { return dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
 }  // namespace
 
-void check_tensor(const char* operation, const char* name, const Tensor& tensor) {
+void check_tensor(const char* operation, const char* name, const Tensor& tensor, Elements elements) {
   const Named named{name, tensor};
-  if (tensor.rows < 0 || tensor.columns <= 0 || tensor.dtype == Dtype::i32) {
+  if (tensor.rows < 0 || tensor.columns <= 0 || (tensor.dtype == Dtype::i32 && elements == Elements::floating)) {
     refuse(operation, described(named) + " where a matrix of floating numbers is expected");
   }
   if (tensor.rows > 1 && tensor.row_stride < tensor.columns) {
@@ -115,6 +124,22 @@ void check(const Ops::MatMulWeightParts& parts) {
   }
 }
 
+void check(const Ops::ExpertWeightsParts& parts) {
+  constexpr const char* kOperation = "expert_weights";
+  if (parts.experts.empty()) refuse(kOperation, "no expert is given");
+  const std::vector<StoredValues>& first = parts.experts[0];
+  for (const std::vector<StoredValues>& expert : parts.experts) {
+    check({.dtype = parts.dtype, .weights = expert});
+    if (expert.size() != first.size()) {
+      refuse(kOperation, text(expert.size(), " parts of an expert where the first has ", first.size()));
+    }
+    for (std::size_t i = 0; i < expert.size(); ++i) {
+      const Tensor part = shape_of(expert[i], parts.dtype), of_first = shape_of(first[i], parts.dtype);
+      require_same_shape(kOperation, {"part", part}, {"that of the first expert", of_first});
+    }
+  }
+}
+
 void check(const Ops::MatMul& args, Dtype weight_dtype) {
   constexpr const char* kOperation = "matmul";
   const Named out{"out", args.out}, x{"x", args.x};
@@ -133,8 +158,8 @@ void check(const Ops::MatMul& args, Dtype weight_dtype) {
 void check(const Ops::Embedding& args) {
   constexpr const char* kOperation = "embedding";
   const Named out{"out", args.out}, weight{"weight", args.weight};
-  check_tensor(kOperation, "out", args.out);
-  check_tensor(kOperation, "weight", args.weight);
+  check_tensor(kOperation, "out", args.out, Elements::any);
+  check_tensor(kOperation, "weight", args.weight, Elements::any);
   require(args.out.columns == args.weight.columns, kOperation, out, weight);
   require_same_dtype(kOperation, out, weight);
   if (args.out.rows != static_cast<std::int64_t>(args.input_ids.size())) {
@@ -218,9 +243,91 @@ void check(const Ops::Add& args) {
   require_same_shape(kOperation, out, a);
 }
 
+void check(const Ops::RouteTokens& args) {
+  constexpr const char* kOperation = "route_tokens";
+  const Named indices{"topk_indices", args.topk_indices}, weights{"topk_weights", args.topk_weights};
+  const Named logits{"router_logits", args.router_logits}, bias{"selection_bias", args.selection_bias};
+  check_indices(kOperation, indices);
+  check_tensor(kOperation, weights.name, args.topk_weights);
+  check_tensor(kOperation, logits.name, args.router_logits);
+  require(args.topk_weights.rows == args.topk_indices.rows && args.topk_weights.columns == args.topk_indices.columns,
+          kOperation, weights, indices);
+  require(args.router_logits.rows == args.topk_indices.rows && args.topk_indices.columns <= args.router_logits.columns,
+          kOperation, indices, logits);
+  require(args.topk_weights.dtype == weights_dtype(args.router_logits.dtype), kOperation, weights, logits);
+  if (args.selection_bias.data == nullptr) return;
+  require(args.selection_bias.rows == 1 && args.selection_bias.columns == args.router_logits.columns, kOperation, bias,
+          logits);
+  require_same_dtype(kOperation, bias, weights);
+}
+
+void check(const Ops::GroupByExpert& args) {
+  constexpr const char* kOperation = "group_by_expert";
+  const Named indices{"topk_indices", args.topk_indices}, rows{"row_of_choice", args.row_of_choice};
+  const Named tokens{"token_of_row", args.token_of_row};
+  for (const Named& named : {indices, rows, tokens}) check_indices(kOperation, named);
+  require_same_shape(kOperation, rows, indices);
+  require(args.token_of_row.columns == 1 && args.token_of_row.rows == args.topk_indices.rows * args.topk_indices.columns,
+          kOperation, tokens, indices);
+  if (static_cast<std::int64_t>(args.first_rows.size()) <= args.topk_indices.columns) {
+    refuse(kOperation, text(args.first_rows.size(), " first_rows where ", described(indices)));
+  }
+}
+
+void check(const Ops::GatherRows& args) {
+  constexpr const char* kOperation = "gather_rows";
+  const Named out{"out", args.out}, x{"x", args.x}, rows{"rows", args.rows};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "x", args.x);
+  check_indices(kOperation, rows);
+  require(args.out.columns == args.x.columns, kOperation, out, x);
+  require_same_dtype(kOperation, out, x);
+  require(args.rows.columns == 1 && args.rows.rows == args.out.rows && args.rows.is_contiguous(), kOperation, rows, out);
+}
+
+void check(const Ops::ExpertMatMul& args, Dtype weight_dtype) {
+  constexpr const char* kOperation = "expert_matmul";
+  const Named out{"out", args.out}, x{"x", args.x};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "x", args.x);
+  const Tensor weight = {
+      .dtype = weight_dtype, .rows = args.weight.out_features(), .columns = args.weight.in_features()};
+  const Named named_weight{"weight", weight};
+  require(args.x.columns == weight.columns, kOperation, named_weight, x);
+  require(args.out.columns == weight.rows, kOperation, named_weight, out);
+  require_same_dtype(kOperation, named_weight, x);
+  require_same_dtype(kOperation, named_weight, out);
+  require(args.out.rows == args.x.rows, kOperation, out, x);
+  const auto num_experts = static_cast<std::int64_t>(args.first_rows.size()) - 1;
+  if (num_experts < 0 || args.first_expert < 0 || args.first_expert + num_experts > args.weight.num_experts()) {
+    refuse(kOperation, text("experts ", args.first_expert, " to ", args.first_expert + num_experts, " where there are ",
+                            args.weight.num_experts()));
+  }
+  if (args.first_rows.back() - args.first_rows.front() != args.x.rows ||
+      !std::is_sorted(args.first_rows.begin(), args.first_rows.end())) {
+    refuse(kOperation,
+           text("first_rows go from ", args.first_rows.front(), " to ", args.first_rows.back(), " where ", described(x)));
+  }
+}
+
+void check(const Ops::CombineExperts& args) {
+  constexpr const char* kOperation = "combine_experts";
+  const Named out{"out", args.out}, outputs{"expert_outputs", args.expert_outputs};
+  const Named rows{"row_of_choice", args.row_of_choice}, weights{"topk_weights", args.topk_weights};
+  for (const Named& named : {out, outputs, weights}) check_tensor(kOperation, named.name, named.tensor);
+  check_indices(kOperation, rows);
+  require(args.out.columns == args.expert_outputs.columns, kOperation, out, outputs);
+  require_same_dtype(kOperation, out, outputs);
+  require(args.row_of_choice.rows == args.out.rows, kOperation, rows, out);
+  require(args.expert_outputs.rows == args.row_of_choice.rows * args.row_of_choice.columns, kOperation, outputs, rows);
+  require(args.topk_weights.rows == args.row_of_choice.rows && args.topk_weights.columns == args.row_of_choice.columns &&
+              args.topk_weights.dtype == weights_dtype(args.out.dtype),
+          kOperation, weights, rows);
+}
+
 void check(const Ops::AppendStatistics& args) {
   constexpr const char* kOperation = "append_statistics";
-  check_tensor(kOperation, "x", args.x);
+  check_tensor(kOperation, "x", args.x, Elements::any);
   require_prompts(kOperation, "cu_rows", args.cu_rows, {"x", args.x}, true);
   if (args.out.size() + 1 != args.cu_rows.size()) {
     refuse(kOperation, text("out has ", args.out.size(), " prompts where cu_rows has ", args.cu_rows.size() - 1));
@@ -236,7 +343,7 @@ void check(const Ops::MeanRows& args) {
   constexpr const char* kOperation = "mean_rows";
   const Named out{"out", args.out}, x{"x", args.x};
   check_tensor(kOperation, "out", args.out);
-  check_tensor(kOperation, "x", args.x);
+  check_tensor(kOperation, "x", args.x, Elements::any);
   require_prompts(kOperation, "cu_seqlens", args.cu_seqlens, x, false);
   require(args.out.dtype == Dtype::f32 && args.out.columns == args.x.columns &&
               args.out.rows + 1 == static_cast<std::int64_t>(args.cu_seqlens.size()),

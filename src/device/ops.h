@@ -39,6 +39,16 @@ class MatMulWeight {
   virtual std::size_t bytes() const = 0;
 };
 
+/// One matrix of every expert of a layer, in whatever layout its device likes best; made by Ops::expert_weights.
+class ExpertWeights {
+ public:
+  virtual ~ExpertWeights() = default;
+  virtual std::int64_t num_experts() const = 0;
+  virtual std::int64_t in_features() const = 0;
+  virtual std::int64_t out_features() const = 0;
+  virtual std::size_t bytes() const = 0;
+};
+
 /// A moment in a device's work: all that was queued before it. Ops::mark makes it; ends before its device does.
 class Mark {
  public:
@@ -112,6 +122,14 @@ class Ops {
   /// Queued like load().
   virtual std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) = 0;
 
+  struct ExpertWeightsParts {
+    Dtype dtype;
+    /// Of each expert, as in MatMulWeightParts; all experts have parts of the same shapes.
+    std::vector<std::vector<StoredValues>> experts;
+  };
+  /// Queued like load().
+  virtual std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) = 0;
+
   /// Carries out the loads that are queued. `read` is told the stored bytes that have been read since it was told last,
   /// several times a second, on the calling thread; what it throws ends the loading. Throws the first failure of a
   /// reading thread, Error(input) where a file ends too early. Either way nothing is on its way any more on return.
@@ -148,7 +166,7 @@ class Ops {
     Tensor weight;                            // [vocab_size, hidden_size]
     std::span<const std::int32_t> input_ids;  // [num_tokens], on the host, each in [0, vocab_size)
   };
-  /// out[t, :] = weight[input_ids[t], :]
+  /// out[t, :] = weight[input_ids[t], :]; of any dtype
   virtual void embedding(const Embedding& args) = 0;
 
   struct RmsNorm {
@@ -218,10 +236,72 @@ class Ops {
   /// out = rounded(a + b), all of one shape
   virtual void add(const Add& args) = 0;
 
+  /// How a router's logits become scores.
+  enum class Scores { softmax, sigmoid };
+
+  struct RouteTokens {
+    Tensor topk_indices;    // [num_tokens, num_experts_per_tok], i32
+    Tensor topk_weights;    // [num_tokens, num_experts_per_tok], f32; f64 where router_logits are
+    Tensor router_logits;   // [num_tokens, num_experts]
+    Tensor selection_bias;  // [1, num_experts], of the dtype of topk_weights; or without data
+    Scores scores;
+    bool normalizes;      // norm_topk_prob
+    bool rounds_weights;  // to the dtype of router_logits
+  };
+  /// Chooses the experts of each token, and how much each counts, in f32 (f64 where router_logits are):
+  ///   s[e] = exp(z[e] - max z) / sum over e' of exp(z[e'] - max z), or 1 / (1 + exp(-z[e])), of the logits z
+  ///   topk_indices[t, :] = those with the largest s[e] + selection_bias[e], by falling sum; the lower first among
+  ///                        equals, a NaN before all numbers
+  ///   w[j] = s[topk_indices[t, j]], divided by their sum over j (in order, from 0) if `normalizes`, and rounded if
+  ///          `rounds_weights`
+  /// Source: MixtralTopKRouter, Qwen3MoeTopKRouter and MiniMaxM2TopKRouter in transformers.
+  virtual void route_tokens(const RouteTokens& args) = 0;
+
+  struct GroupByExpert {
+    Tensor row_of_choice;                // [num_tokens, num_experts_per_tok], i32
+    Tensor token_of_row;                 // [num_tokens * num_experts_per_tok, 1], i32
+    Tensor topk_indices;                 // [num_tokens, num_experts_per_tok], i32, in [0, num_experts), none twice in a row
+    std::span<std::int64_t> first_rows;  // [num_experts + 1], on the host; complete on return
+  };
+  /// Deals a row to each choice of a token, so that the rows of an expert e, first_rows[e] to first_rows[e + 1], stand
+  /// together, in the order of their tokens.
+  virtual void group_by_expert(const GroupByExpert& args) = 0;
+
+  struct GatherRows {
+    Tensor out;   // [num_rows, columns]; overlaps no input
+    Tensor x;     // [any, columns]
+    Tensor rows;  // [num_rows, 1], i32, each a row of x
+  };
+  /// out[r, :] = x[rows[r], :]
+  virtual void gather_rows(const GatherRows& args) = 0;
+
+  struct ExpertMatMul {
+    Tensor out;  // [num_rows, out_features]; overlaps no input
+    Tensor x;    // [num_rows, in_features]
+    const ExpertWeights& weight;
+    std::int64_t first_expert;
+    /// [n + 1], on the host: the first rows of the experts from first_expert on, and the end of the last one's; counted
+    /// from anywhere. first_rows[n] - first_rows[0] is num_rows, and an expert may have none.
+    std::span<const std::int64_t> first_rows;
+  };
+  /// matmul of the rows of each of n experts with its own weight.
+  virtual void expert_matmul(const ExpertMatMul& args) = 0;
+
+  struct CombineExperts {
+    Tensor out;             // [num_tokens, hidden_size]; overlaps no input
+    Tensor expert_outputs;  // [num_tokens * num_experts_per_tok, hidden_size]
+    Tensor row_of_choice;   // [num_tokens, num_experts_per_tok], i32
+    Tensor topk_weights;    // [num_tokens, num_experts_per_tok], f32; f64 where the others are
+    bool rounds_products;
+  };
+  /// out[t, :] = rounded(sum over j, in order, from 0, of topk_weights[t, j] * expert_outputs[row_of_choice[t, j], :]),
+  /// each product rounded if `rounds_products`. Source: transformers' integrations/moe.py, grouped_mm.
+  virtual void combine_experts(const CombineExperts& args) = 0;
+
   struct AppendStatistics {
     std::span<Statistics> out;              // [num_prompts], on the host; read at once, complete once a mark() or
                                             // synchronize() after the call has passed
-    Tensor x;                               // [num_rows, width]
+    Tensor x;                               // [num_rows, width]; i32 too, numbers below 2^24
     std::span<const std::int64_t> cu_rows;  // [num_prompts + 1], on the host: where each prompt's rows begin
   };
   /// out[p].append(row, rows) for each row of the prompt, in order, where rows are those that out[p] has so far: those
@@ -230,7 +310,7 @@ class Ops {
 
   struct MeanRows {
     Tensor out;                                // [num_prompts, width], f32
-    Tensor x;                                  // [num_tokens, width]
+    Tensor x;                                  // [num_tokens, width]; i32 too, numbers below 2^24
     std::span<const std::int64_t> cu_seqlens;  // [num_prompts + 1], on the host
   };
   /// out[p, :] = f32 of (the f64 sum over the prompt's tokens, in order) / (their number)

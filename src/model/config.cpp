@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "model/architectures.h"
+#include "model/config_experts.h"
 #include "model/config_reader.h"
 
 namespace layerprobe::model {
@@ -118,7 +119,7 @@ void refuse_unknown_rope_keys(const ConfigReader& rope, const std::string& rope_
 }
 
 /// The keys that only some rope types have.
-void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t head_dim) {
+void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t rotary_dim) {
   const std::string& type = out.rope_type;
   const auto needed = [&](std::string_view key, double above) {
     if (rope.find(key) == nullptr) throw rope.refuse(key, text("is missing; rope_type \"", type, "\" needs it"));
@@ -128,7 +129,7 @@ void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t head_d
   if ((type == "yarn" || type == "longrope" || type == "proportional") && rope.find("factor") != nullptr) {
     out.factor = rope.number("factor", 1, 0);
   }
-  if (type == "dynamic" && head_dim <= 2) throw rope.refuse("rope_type", "\"dynamic\" needs a head_dim above 2");
+  if (type == "dynamic" && rotary_dim <= 2) throw rope.refuse("rope_type", "\"dynamic\" needs a head_dim above 2");
   if (type == "llama3") {
     out.low_freq_factor = needed("low_freq_factor", 0);
     out.high_freq_factor = needed("high_freq_factor", 0);
@@ -153,14 +154,37 @@ void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t head_d
     out.long_factor = rope.numbers("long_factor");
     for (const auto& [key, factors] :
          {std::pair{"short_factor", &out.short_factor}, {"long_factor", &out.long_factor}}) {
-      if (static_cast<std::int64_t>(factors->size()) == head_dim / 2) continue;
-      throw rope.refuse(key, text("has ", factors->size(), " numbers; expected head_dim / 2 = ", head_dim / 2));
+      if (static_cast<std::int64_t>(factors->size()) == rotary_dim / 2) continue;
+      throw rope.refuse(key, text("has ", factors->size(), " numbers; expected rotary_dim / 2 = ", rotary_dim / 2));
     }
   }
 }
 
-RopeParameters read_rope(ConfigReader& reader, const std::string& where, double max_position_embeddings,
-                         std::int64_t head_dim) {
+/// Of each head: all of it, but for families that rotate a part and say which.
+std::int64_t read_rotary_dim(ConfigReader& reader, ConfigReader& rope, const Architecture& family,
+                             std::int64_t head_dim) {
+  if (!family.rotates_part) return head_dim;
+  const double top_level = reader.number("partial_rotary_factor", 0, 0);
+  const double factor = rope.number("partial_rotary_factor", top_level, 0);
+  const auto by_factor = static_cast<std::int64_t>(static_cast<double>(head_dim) * factor);
+  const std::int64_t rotary_dim = reader.integer("rotary_dim", by_factor, 1, head_dim);
+  if (rotary_dim == 0) {
+    throw reader.refuse("rotary_dim", "is missing, and so is partial_rotary_factor: programs disagree on what that means",
+                        "write \"rotary_dim\" into config.json: how many dimensions of each head are rotated (64 of "
+                        "MiniMax-M2's 128)");
+  }
+  if (by_factor != 0 && rotary_dim != by_factor) {
+    throw reader.refuse("rotary_dim", text("is ", rotary_dim, " where partial_rotary_factor says ", by_factor));
+  }
+  if (rotary_dim % 2 != 0 || rotary_dim > head_dim) {
+    throw reader.refuse("rotary_dim", text("is ", rotary_dim, "; expected an even number up to head_dim = ", head_dim));
+  }
+  return rotary_dim;
+}
+
+RopeParameters read_rope(ConfigReader& reader, const std::string& where, const Architecture& family,
+                         ModelConfig& config) {
+  const auto max_position_embeddings = static_cast<double>(config.max_position_embeddings);
   const Json empty(Json::Object{});
   const Json* old_spelling = reader.find("rope_scaling");
   const Json* new_spelling = reader.find("rope_parameters");
@@ -179,15 +203,20 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, double 
                                         "\"; supported are default, linear, dynamic, llama3, "
                                         "yarn, longrope, proportional"));
   }
-  const double top_level_theta = reader.number("rope_theta", 10000.0, 0);
+  const double top_level_theta = reader.number("rope_theta", family.rope_theta, 0);
   out.rope_theta = rope.number("rope_theta", top_level_theta, 0);
+  config.rotary_dim = read_rotary_dim(reader, rope, family, config.head_dim);
   const double top_level_partial = reader.number("partial_rotary_factor", 1.0, 0);
   out.partial_rotary_factor = rope.number("partial_rotary_factor", top_level_partial, 0);
-  if (out.partial_rotary_factor > 1 || (out.partial_rotary_factor != 1 && out.rope_type != "proportional")) {
+  const bool may_be_partial = out.rope_type == "proportional" || family.rotates_part;
+  if (out.partial_rotary_factor > 1 || (out.partial_rotary_factor != 1 && !may_be_partial)) {
     throw rope.refuse("partial_rotary_factor", text("is ", out.partial_rotary_factor, "; with rope_type \"",
                                                     out.rope_type, "\" this family rotates whole heads"));
   }
-  read_rope_type(rope, out, head_dim);
+  if (family.rotates_part && out.rope_type == "proportional") {
+    throw rope.refuse("rope_type", text("is \"proportional\", which ", family.model_type, " does not have here"));
+  }
+  read_rope_type(rope, out, config.rotary_dim);
   // A top-level value wins; types that have no use for it may carry it.
   const double in_dictionary = rope.number("original_max_position_embeddings", max_position_embeddings, 0);
   out.original_max_position_embeddings = reader.number("original_max_position_embeddings", in_dictionary, 0);
@@ -221,7 +250,8 @@ std::vector<std::int64_t> read_windows(ConfigReader& reader, const Architecture&
   std::int64_t window = reader.integer("sliding_window", otherwise, 1, INT64_C(1) << 40);
   const bool use_sliding_window = reader.boolean("use_sliding_window", false);
   const std::int64_t first_layer = reader.integer("max_window_layers", family.max_window_layers, 0, INT64_C(1) << 40);
-  if (family.windows == Windows::use_sliding_window && !use_sliding_window) window = 0;
+  const bool asks = family.windows == Windows::use_sliding_window || family.windows == Windows::every_layer_if_used;
+  if (asks && !use_sliding_window) window = 0;
   if (family.windows == Windows::none && window != 0) {
     throw reader.refuse("sliding_window", text("is ", window, "; ", family.model_type, " has no window"));
   }
@@ -230,7 +260,7 @@ std::vector<std::int64_t> read_windows(ConfigReader& reader, const Architecture&
   std::vector<std::int64_t> windows(static_cast<std::size_t>(num_layers), 0);
   for (std::int64_t layer = 0; layer < num_layers; ++layer) {
     const auto at = static_cast<std::size_t>(layer);
-    const bool by_rule = window != 0 && (family.windows == Windows::every_layer || layer >= first_layer);
+    const bool by_rule = window != 0 && (family.windows != Windows::use_sliding_window || layer >= first_layer);
     const bool slides = layer_types.empty() ? by_rule : layer_types[at] == "sliding_attention";
     if (slides != by_rule && family.windows != Windows::use_sliding_window) {
       throw reader.refuse("layer_types", text("says ", layer_types[at], " for layer ", layer, "; all layers of ",
@@ -302,10 +332,19 @@ void sort_unread(const ConfigReader& reader, ModelConfig& out) {
 
 }  // namespace
 
+bool ModelConfig::has_dense_layers() const {
+  return !experts || std::ranges::find(experts->in_layer, false) != experts->in_layer.end();
+}
+
 ModelConfig read_config(const Json& config, const std::string& where) {
   ConfigReader reader(config, where);
   ModelConfig out;
   out.model_type = reader.string("model_type", "");
+  // Early config.json of MiniMax-M2 say "minimax", which is another family's name.
+  const Json* classes = reader.find("architectures");
+  if (out.model_type == "minimax" && classes != nullptr && classes->dump() == "[\"MiniMaxM2ForCausalLM\"]") {
+    out.model_type = "minimax_m2";
+  }
   const Architecture* family = find_architecture(out.model_type);
   if (family == nullptr) {
     const std::vector<std::string> supported = supported_architectures();
@@ -326,7 +365,9 @@ ModelConfig read_config(const Json& config, const std::string& where) {
   out.mlp_bias = family->has_mlp_bias_key && reader.boolean("mlp_bias", false);
   out.qk_norm = family->qk_norm;
   out.sliding_window = read_windows(reader, *family, out.num_hidden_layers);
-  out.rope = read_rope(reader, where, static_cast<double>(out.max_position_embeddings), out.head_dim);
+  out.rope = read_rope(reader, where, *family, out);
+  out.experts = read_experts(reader, *family, out);
+  check_fixed_keys(reader, *family);
   out.dtype = read_dtype(reader);
   sort_unread(reader, out);
   return out;

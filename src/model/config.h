@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -15,7 +16,7 @@ namespace layerprobe::model {
 struct RopeParameters {
   std::string rope_type = "default";  // default, linear, dynamic, llama3, yarn, longrope, proportional
   double rope_theta = 10000.0;
-  double partial_rotary_factor = 1.0;  // of "proportional"; 1 for every other type of these families
+  double partial_rotary_factor = 1.0;  // of "proportional"; for every other type ModelConfig::rotary_dim has it
   std::optional<double> factor;
   double original_max_position_embeddings = 0;
   double low_freq_factor = 0;
@@ -30,6 +31,34 @@ struct RopeParameters {
   std::vector<double> long_factor;
 };
 
+/// RMSNorm of queries and keys before the rotation: of each head, or of all heads as one vector.
+enum class QkNorm { none, per_head, flat };
+
+/// How a layer with experts chooses among them: device/ops.h's route_tokens.
+struct Router {
+  enum class Scores { softmax, sigmoid };
+  Scores scores = Scores::softmax;
+  bool has_selection_bias = false;  // e_score_correction_bias
+  bool normalizes = true;           // norm_topk_prob
+  bool rounds_weights = false;      // to the run's dtype
+};
+
+/// What a checkpoint calls the parts of a layer with experts; in points their module is always "mlp".
+struct ExpertNames {
+  std::string_view module;  // "block_sparse_moe"
+  std::string_view gate_proj, up_proj, down_proj;
+};
+
+/// Of the layers that have experts.
+struct ExpertsConfig {
+  std::int64_t num_experts = 0;
+  std::int64_t num_experts_per_tok = 0;
+  std::int64_t moe_intermediate_size = 0;
+  Router router;
+  ExpertNames names;
+  std::vector<bool> in_layer;  // [num_hidden_layers]; the others are dense
+};
+
 /// What one decoder of the families of model/architectures.h computes, in config.json's own words.
 struct ModelConfig {
   std::string model_type;
@@ -40,20 +69,29 @@ struct ModelConfig {
   std::int64_t num_attention_heads = 0;
   std::int64_t num_key_value_heads = 0;
   std::int64_t head_dim = 0;
+  std::int64_t rotary_dim = 0;  // of each head, from its first dimension on
   std::int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
   bool qkv_bias = false;                     // of q_proj, k_proj and v_proj
   bool o_bias = false;                       // of o_proj
   bool mlp_bias = false;                     // of gate_proj, up_proj and down_proj
-  bool qk_norm = false;                      // RMSNorm of each query and key head before the rotation
+  QkNorm qk_norm = QkNorm::none;
   std::vector<std::int64_t> sliding_window;  // [num_hidden_layers]: tokens a token sees, itself included; 0: all
   RopeParameters rope;
+  std::optional<ExpertsConfig> experts;
   std::optional<Dtype> dtype;            // of the checkpoint, as the config says
   std::vector<std::string> unused_keys;  // known to nobody here, and by their names without influence on the math
 
   std::int64_t query_size() const { return num_attention_heads * head_dim; }
   std::int64_t key_value_size() const { return num_key_value_heads * head_dim; }
+  std::int64_t query_norm_size() const { return qk_norm == QkNorm::flat ? query_size() : head_dim; }
+  std::int64_t key_norm_size() const { return qk_norm == QkNorm::flat ? key_value_size() : head_dim; }
+  bool has_experts(std::int64_t layer) const {
+    return experts && experts->in_layer[static_cast<std::size_t>(layer)];
+  }
+  /// Is there a layer without experts?
+  bool has_dense_layers() const;
 };
 
 /// Reads config.json, in transformers 4's spelling or 5's. `where` names it in errors: "<folder>/config.json".

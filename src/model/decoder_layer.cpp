@@ -1,6 +1,6 @@
 #include "model/decoder_layer.h"
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -9,49 +9,90 @@
 namespace layerprobe::model {
 namespace {
 
-/// Each activation and its width, in one place for sizes and for the tensors themselves.
-std::array<std::pair<device::Tensor Activations::*, std::int64_t>, 11> widths(const ModelConfig& config) {
+/// An activation's place in Activations, and its shape.
+struct Part {
+  device::Tensor Activations::* tensor;
+  std::int64_t width;
+  Dtype dtype;
+  std::int64_t rows_a_token = 1;
+
+  std::int64_t rows(std::int64_t tokens) const { return tokens * rows_a_token; }
+  std::size_t aligned_bytes(std::int64_t tokens) const {
+    return (static_cast<std::size_t>(rows(tokens) * width) * size_of(dtype) + 255) / 256 * 256;
+  }
+};
+
+/// All of them, in one place for sizes and for the tensors themselves.
+std::vector<Part> parts_of(const ModelConfig& config, Dtype dtype) {
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t qkv = config.query_size() + 2 * config.key_value_size();
-  return {{{&Activations::hidden_states, hidden},
-           {&Activations::next_hidden_states, hidden},
-           {&Activations::residual, hidden},
-           {&Activations::normed, hidden},
-           {&Activations::qkv, qkv},
-           {&Activations::attn_weighted, config.query_size()},
-           {&Activations::block_output, hidden},
-           {&Activations::gate_up, 2 * config.intermediate_size},
-           {&Activations::activated, config.intermediate_size},
-           {&Activations::cos, config.head_dim / 2},
-           {&Activations::sin, config.head_dim / 2}}};
+  std::int64_t intermediate = config.has_dense_layers() ? config.intermediate_size : 0;
+  if (config.experts) intermediate = std::max(intermediate, config.experts->moe_intermediate_size);
+  std::vector<Part> parts = {{&Activations::hidden_states, hidden, dtype},
+                             {&Activations::next_hidden_states, hidden, dtype},
+                             {&Activations::residual, hidden, dtype},
+                             {&Activations::normed, hidden, dtype},
+                             {&Activations::qkv, qkv, dtype},
+                             {&Activations::attn_weighted, config.query_size(), dtype},
+                             {&Activations::block_output, hidden, dtype},
+                             {&Activations::gate_up, 2 * intermediate, dtype},
+                             {&Activations::activated, intermediate, dtype},
+                             {&Activations::cos, config.rotary_dim / 2, dtype},
+                             {&Activations::sin, config.rotary_dim / 2, dtype}};
+  if (!config.experts) return parts;
+  const std::int64_t choices = config.experts->num_experts_per_tok;
+  parts.insert(parts.end(),
+               {{&Activations::router_logits, config.experts->num_experts, dtype},
+                {&Activations::topk_indices, choices, Dtype::i32},
+                {&Activations::row_of_choice, choices, Dtype::i32},
+                {&Activations::topk_weights, choices, dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32},
+                {&Activations::token_of_row, 1, Dtype::i32, choices},
+                {&Activations::expert_inputs, hidden, dtype},
+                {&Activations::expert_outputs, hidden, dtype, choices}});
+  return parts;
 }
 
-std::size_t aligned_bytes(Dtype dtype, std::int64_t tokens, std::int64_t width) {
-  return (static_cast<std::size_t>(tokens * width) * size_of(dtype) + 255) / 256 * 256;
+/// Gate and up projection, activation and down projection of a dense layer: a.normed in, a.block_output out.
+void forward_mlp(const ModelConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
+                 const Observe& observe) {
+  const device::Tensor gate_up = a.gate_up.column_slice(0, 2 * config.intermediate_size);
+  const device::Tensor gate = gate_up.column_slice(0, config.intermediate_size);
+  const device::Tensor up = gate_up.column_slice(config.intermediate_size, config.intermediate_size);
+  const device::Tensor activated = a.activated.column_slice(0, config.intermediate_size);
+  ops.matmul({.out = gate_up, .x = a.normed, .weight = *weights.gate_up_proj});
+  observe(".mlp.gate_proj", gate);
+  observe(".mlp.up_proj", up);
+  if (observe.wants(".mlp.act_fn")) {
+    ops.silu_mul({.out = activated, .gate = gate, .up = {}});
+    observe(".mlp.act_fn", activated);
+  }
+  ops.silu_mul({.out = activated, .gate = gate, .up = up});
+  observe(".mlp.down_proj:input", activated);
+  ops.matmul({.out = a.block_output, .x = activated, .weight = *weights.down_proj});
+  observe(".mlp.down_proj", a.block_output);
 }
 
 }  // namespace
 
 std::size_t Activations::bytes(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens) {
   std::size_t total = 0;
-  for (const auto& [tensor, width] : widths(config)) total += aligned_bytes(dtype, max_tokens, width);
+  for (const Part& part : parts_of(config, dtype)) total += part.aligned_bytes(max_tokens);
   return total;
 }
 
 Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops)
     : buffer_(ops.allocate(bytes(config, dtype, max_tokens))) {
   auto* next = static_cast<std::byte*>(buffer_.data());
-  for (const auto& [tensor, width] : widths(config)) {
-    this->*tensor = device::Tensor::contiguous(next, dtype, max_tokens, width);
-    next += aligned_bytes(dtype, max_tokens, width);
+  for (const Part& part : parts_of(config, dtype)) {
+    this->*part.tensor = device::Tensor::contiguous(next, part.dtype, part.rows(max_tokens), part.width);
+    rows_a_token_.emplace_back(part.tensor, part.rows_a_token);
+    next += part.aligned_bytes(max_tokens);
   }
+  if (config.experts) first_rows.resize(static_cast<std::size_t>(config.experts->num_experts) + 1);
 }
 
 void Activations::resize(std::int64_t num_tokens) {
-  for (device::Tensor* tensor : {&hidden_states, &next_hidden_states, &residual, &normed, &qkv, &attn_weighted,
-                                 &block_output, &gate_up, &activated, &cos, &sin}) {
-    tensor->rows = num_tokens;
-  }
+  for (const auto& [tensor, rows] : rows_a_token_) (this->*tensor).rows = num_tokens * rows;
 }
 
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
@@ -62,8 +103,6 @@ void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weight
   const device::Tensor query_states = a.qkv.column_slice(0, query_size);
   const device::Tensor key_states = a.qkv.column_slice(query_size, key_value_size);
   const device::Tensor value_states = a.qkv.column_slice(query_size + key_value_size, key_value_size);
-  const device::Tensor gate = a.gate_up.column_slice(0, config.intermediate_size);
-  const device::Tensor up = a.gate_up.column_slice(config.intermediate_size, config.intermediate_size);
 
   observe(":input", a.hidden_states);
   ops.rms_norm({.out = a.normed,
@@ -75,7 +114,7 @@ void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weight
   observe(".self_attn.q_proj", query_states);
   observe(".self_attn.k_proj", key_states);
   observe(".self_attn.v_proj", value_states);
-  if (config.qk_norm) {
+  if (config.qk_norm != QkNorm::none) {
     for (const auto& [states, weight] : {std::pair{query_states, &weights.q_norm}, {key_states, &weights.k_norm}}) {
       ops.rms_norm(
           {.out = states, .hidden_states = states, .weight = weight->tensor, .rms_norm_eps = config.rms_norm_eps});
@@ -105,17 +144,11 @@ void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weight
                     .rms_norm_eps = config.rms_norm_eps});
   observe(".post_attention_layernorm:input", a.residual);
   observe(".post_attention_layernorm", a.normed);
-  ops.matmul({.out = a.gate_up, .x = a.normed, .weight = *weights.gate_up_proj});
-  observe(".mlp.gate_proj", gate);
-  observe(".mlp.up_proj", up);
-  if (observe.wants(".mlp.act_fn")) {
-    ops.silu_mul({.out = a.activated, .gate = gate, .up = {}});
-    observe(".mlp.act_fn", a.activated);
+  if (config.has_experts(layer)) {
+    forward_experts(*config.experts, weights, ops, a, observe);
+  } else {
+    forward_mlp(config, weights, ops, a, observe);
   }
-  ops.silu_mul({.out = a.activated, .gate = gate, .up = up});
-  observe(".mlp.down_proj:input", a.activated);
-  ops.matmul({.out = a.block_output, .x = a.activated, .weight = *weights.down_proj});
-  observe(".mlp.down_proj", a.block_output);
   ops.add({.out = a.next_hidden_states, .a = a.residual, .b = a.block_output});
   observe("", a.next_hidden_states);
 }

@@ -4,6 +4,8 @@
 #include <functional>
 #include <span>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "device/ops.h"
 #include "model/config.h"
@@ -41,17 +43,34 @@ class Activations {
   device::Tensor qkv;                 // [num_tokens, query_size + 2 * key_value_size]
   device::Tensor attn_weighted;       // [num_tokens, query_size]
   device::Tensor block_output;        // [num_tokens, hidden_size], of attention, then of the MLP
-  device::Tensor gate_up;             // [num_tokens, 2 * intermediate_size]
-  device::Tensor activated;           // [num_tokens, intermediate_size]
-  device::Tensor cos, sin;            // [num_tokens, head_dim / 2]
+  device::Tensor gate_up;             // [num_tokens, 2 * intermediate_size], or that of experts if it is larger
+  device::Tensor activated;           // [num_tokens, intermediate_size], or that of experts
+  device::Tensor cos, sin;            // [num_tokens, rotary_dim / 2]
+
+  // Without data where no layer has experts. A token has a row for each expert that it chooses, and rows of one expert
+  // stand together.
+  device::Tensor router_logits;                 // [num_tokens, num_experts]
+  device::Tensor topk_indices, row_of_choice;  // [num_tokens, num_experts_per_tok], i32
+  device::Tensor topk_weights;                  // [num_tokens, num_experts_per_tok], f32; f64 in f64
+  device::Tensor token_of_row;                  // [num_tokens * num_experts_per_tok, 1], i32
+  device::Tensor expert_inputs;                 // [num_tokens, hidden_size]: of some experts at a time
+  device::Tensor expert_outputs;                // [num_tokens * num_experts_per_tok, hidden_size]
+  std::vector<std::int64_t> first_rows;         // [num_experts + 1], on the host
 
  private:
   device::Buffer buffer_;
+  std::vector<std::pair<device::Tensor Activations::*, std::int64_t>> rows_a_token_;
 };
+
+/// Runs the experts of a layer: a.normed in, a.block_output out. Line by line transformers' MixtralSparseMoeBlock,
+/// Qwen3MoeSparseMoeBlock and MiniMaxM2SparseMoeBlock.
+void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
+                     const Observe& observe);
 
 /// Runs one decoder layer on packed prompts: a.hidden_states in, a.next_hidden_states out. `cu_seqlens`
 /// ([num_prompts + 1]) begins with 0 and ends with the number of tokens; a.cos and a.sin are filled. Line by line
-/// transformers' LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer and Qwen3DecoderLayer.
+/// transformers' LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer and Qwen3DecoderLayer, and their like with
+/// experts.
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
                            std::span<const std::int64_t> cu_seqlens, device::Ops& ops, Activations& a,
                            const Observe& observe);

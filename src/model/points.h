@@ -15,12 +15,13 @@ namespace layerprobe::model {
 struct LayerPoint {
   std::string_view suffix;
   std::int64_t width;
+  Dtype dtype;
   /// The suffix under which decoder_layer.cpp shows the value: its own, or another name of the same value.
   std::string_view value;
 };
 
-/// All of a layer, in the order of the forward pass.
-std::vector<LayerPoint> layer_points(const ModelConfig& config);
+/// All of a layer, in the order of the forward pass. `dtype` is the run's.
+std::vector<LayerPoint> layer_points(const ModelConfig& config, std::int64_t layer, Dtype dtype);
 
 /// Every point of the model, in the order of the forward pass: model.embed_tokens, the layers', model.norm and lm_head
 /// with their inputs. `dtype` is the run's.

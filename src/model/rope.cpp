@@ -47,7 +47,7 @@ double yarn_mscale(double scale, double mscale) { return scale <= 1 ? 1.0 : 0.1 
 /// Peng et al. 2023, arXiv:2309.00071: short waves extrapolate, long ones interpolate, a ramp between.
 RopeFrequencies yarn(const ModelConfig& config) {
   const RopeParameters& rope = config.rope;
-  const double dim = static_cast<double>(config.head_dim);
+  const double dim = static_cast<double>(config.rotary_dim);
   const double original = rope.original_max_position_embeddings;
   const double factor = rope.factor.value_or(static_cast<double>(config.max_position_embeddings) / original);
   const auto correction_dim = [&](double rotations) {
@@ -64,7 +64,7 @@ RopeFrequencies yarn(const ModelConfig& config) {
   if (low == high) high += 0.001;
 
   RopeFrequencies out;
-  out.inv_freq = powers(static_cast<float>(rope.rope_theta), config.head_dim, config.head_dim / 2);
+  out.inv_freq = powers(static_cast<float>(rope.rope_theta), config.rotary_dim, config.rotary_dim / 2);
   for (std::size_t j = 0; j < out.inv_freq.size(); ++j) {
     const float power = out.inv_freq[j];
     const float extrapolation = 1.0f / power;
@@ -90,7 +90,7 @@ RopeFrequencies longrope(const ModelConfig& config, std::int64_t prompt_length) 
   const bool is_long = static_cast<double>(prompt_length) > original;
   const std::vector<double>& factors = is_long ? rope.long_factor : rope.short_factor;
   RopeFrequencies out;
-  out.inv_freq = powers(static_cast<float>(rope.rope_theta), config.head_dim, config.head_dim / 2);
+  out.inv_freq = powers(static_cast<float>(rope.rope_theta), config.rotary_dim, config.rotary_dim / 2);
   for (std::size_t j = 0; j < out.inv_freq.size(); ++j) {
     out.inv_freq[j] = 1.0f / (static_cast<float>(factors[j]) * out.inv_freq[j]);
   }
@@ -122,7 +122,7 @@ float dynamic_theta(const ModelConfig& config, std::int64_t prompt_length) {
   const auto factor = static_cast<float>(*config.rope.factor);
   const float stretched =
       factor * static_cast<float>(prompt_length) / static_cast<float>(config.max_position_embeddings) - (factor - 1);
-  const auto dim = static_cast<double>(config.head_dim);
+  const auto dim = static_cast<double>(config.rotary_dim);
   return static_cast<float>(config.rope.rope_theta) * pow_f32(stretched, static_cast<float>(dim / (dim - 2)));
 }
 
@@ -141,7 +141,7 @@ RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t prompt_
   } else {
     const float theta =
         rope.rope_type == "dynamic" ? dynamic_theta(config, prompt_length) : static_cast<float>(rope.rope_theta);
-    out.inv_freq = powers(theta, config.head_dim, config.head_dim / 2);
+    out.inv_freq = powers(theta, config.rotary_dim, config.rotary_dim / 2);
     for (float& frequency : out.inv_freq) frequency = 1.0f / frequency;
     if (rope.rope_type == "linear") {
       for (float& frequency : out.inv_freq) frequency /= static_cast<float>(*rope.factor);
@@ -162,7 +162,7 @@ RopeTables::RopeTables(const ModelConfig& config, Dtype dtype, std::vector<float
     : config_(config),
       dtype_(dtype),
       divisors_(std::move(divisors)),
-      row_bytes_(static_cast<std::size_t>(config.head_dim / 2) * size_of(dtype)) {}
+      row_bytes_(static_cast<std::size_t>(config.rotary_dim / 2) * size_of(dtype)) {}
 
 void RopeTables::compute(const RopeFrequencies& frequencies, std::int64_t first, std::int64_t last, std::byte* cos,
                          std::byte* sin) const {

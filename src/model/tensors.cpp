@@ -18,7 +18,41 @@ std::string listed(const std::vector<std::string>& names) {
   return out;
 }
 
+std::string experts_module(const ModelConfig& config, std::int64_t layer) {
+  std::string name = "model.layers." + std::to_string(layer) + ".";  // not text(): 47,616 names are MiniMax-M2's
+  name += config.experts->names.module;
+  return name;
+}
+
+void add_experts(const ModelConfig& config, std::int64_t layer, std::vector<ExpectedTensor>& out) {
+  const ExpertsConfig& experts = *config.experts;
+  out.push_back({router_name(config, layer), {experts.num_experts, config.hidden_size}});
+  if (experts.router.has_selection_bias) out.push_back({selection_bias_name(config, layer), {experts.num_experts}});
+  out.reserve(out.size() + static_cast<std::size_t>(3 * experts.num_experts));
+  for (std::int64_t expert = 0; expert < experts.num_experts; ++expert) {
+    const ExpertTensorNames names = expert_names(config, layer, expert);
+    out.push_back({names.gate_proj, {experts.moe_intermediate_size, config.hidden_size}});
+    out.push_back({names.up_proj, {experts.moe_intermediate_size, config.hidden_size}});
+    out.push_back({names.down_proj, {config.hidden_size, experts.moe_intermediate_size}});
+  }
+}
+
 }  // namespace
+
+std::string router_name(const ModelConfig& config, std::int64_t layer) {
+  return experts_module(config, layer) + ".gate.weight";
+}
+
+std::string selection_bias_name(const ModelConfig& config, std::int64_t layer) {
+  return experts_module(config, layer) + ".e_score_correction_bias";
+}
+
+ExpertTensorNames expert_names(const ModelConfig& config, std::int64_t layer, std::int64_t expert) {
+  const std::string prefix = experts_module(config, layer) + ".experts." + std::to_string(expert) + ".";
+  const auto name = [&](std::string_view matrix) { return (prefix + std::string(matrix)) += ".weight"; };
+  const ExpertNames& names = config.experts->names;
+  return {name(names.gate_proj), name(names.up_proj), name(names.down_proj)};
+}
 
 std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype) {
   std::uint64_t bytes = size_of(dtype);
@@ -27,7 +61,7 @@ std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype) {
 }
 
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer) {
-  const std::string prefix = text("model.layers.", layer, ".");
+  const std::string prefix = "model.layers." + std::to_string(layer) + ".";
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t intermediate = config.intermediate_size;
   std::vector<ExpectedTensor> out;
@@ -39,12 +73,16 @@ std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_
   linear("self_attn.q_proj", config.query_size(), hidden, config.qkv_bias);
   linear("self_attn.k_proj", config.key_value_size(), hidden, config.qkv_bias);
   linear("self_attn.v_proj", config.key_value_size(), hidden, config.qkv_bias);
-  if (config.qk_norm) {
-    out.push_back({prefix + "self_attn.q_norm.weight", {config.head_dim}});
-    out.push_back({prefix + "self_attn.k_norm.weight", {config.head_dim}});
+  if (config.qk_norm != QkNorm::none) {
+    out.push_back({prefix + "self_attn.q_norm.weight", {config.query_norm_size()}});
+    out.push_back({prefix + "self_attn.k_norm.weight", {config.key_norm_size()}});
   }
   linear("self_attn.o_proj", hidden, config.query_size(), config.o_bias);
   out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
+  if (config.has_experts(layer)) {
+    add_experts(config, layer, out);
+    return out;
+  }
   linear("mlp.gate_proj", intermediate, hidden, config.mlp_bias);
   linear("mlp.up_proj", intermediate, hidden, config.mlp_bias);
   linear("mlp.down_proj", hidden, intermediate, config.mlp_bias);

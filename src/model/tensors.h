@@ -9,7 +9,7 @@
 
 namespace layerprobe::model {
 
-/// A tensor that the config says a checkpoint has, under transformers' name.
+/// A tensor that the config says a checkpoint has, under the name that checkpoints of the family give it.
 struct ExpectedTensor {
   std::string name;
   std::vector<std::int64_t> shape;
@@ -20,6 +20,13 @@ std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype);
 
 /// Those of one layer, without those of the others.
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer);
+/// Of a layer with experts: the router's weight, its bias where it has one, and an expert's matrices.
+std::string router_name(const ModelConfig& config, std::int64_t layer);
+std::string selection_bias_name(const ModelConfig& config, std::int64_t layer);
+struct ExpertTensorNames {
+  std::string gate_proj, up_proj, down_proj;
+};
+ExpertTensorNames expert_names(const ModelConfig& config, std::int64_t layer, std::int64_t expert);
 /// model.embed_tokens.weight
 ExpectedTensor embedding_tensor(const ModelConfig& config);
 /// model.norm.weight

@@ -1,6 +1,9 @@
 #include "model/weights.h"
 
+#include <cstring>
+
 #include "base/error.h"
+#include "base/float16.h"
 #include "base/text.h"
 #include "model/tensors.h"
 
@@ -56,14 +59,56 @@ LayerWeights WeightLoader::layer(std::int64_t layer) {
   LayerWeights out;
   out.input_layernorm = tensor(prefix + "input_layernorm.weight");
   out.qkv_proj = stacked({attn + "q_proj", attn + "k_proj", attn + "v_proj"}, config_.qkv_bias);
-  if (config_.qk_norm) {
+  if (config_.qk_norm != QkNorm::none) {
     out.q_norm = tensor(attn + "q_norm.weight");
     out.k_norm = tensor(attn + "k_norm.weight");
   }
   out.o_proj = stacked({attn + "o_proj"}, config_.o_bias);
   out.post_attention_layernorm = tensor(prefix + "post_attention_layernorm.weight");
+  if (config_.has_experts(layer)) {
+    load_experts(layer, out);
+    return out;
+  }
   out.gate_up_proj = stacked({mlp + "gate_proj", mlp + "up_proj"}, config_.mlp_bias);
   out.down_proj = stacked({mlp + "down_proj"}, config_.mlp_bias);
+  return out;
+}
+
+void WeightLoader::load_experts(std::int64_t layer, LayerWeights& out) {
+  out.router = ops_.matmul_weight({.dtype = dtype_, .weights = {stored(router_name(config_, layer))}});
+  if (config_.experts->router.has_selection_bias) {
+    out.selection_bias = selection_bias(selection_bias_name(config_, layer));
+  }
+  device::Ops::ExpertWeightsParts gate_up{.dtype = dtype_, .experts = {}}, down = gate_up;
+  for (std::int64_t expert = 0; expert < config_.experts->num_experts; ++expert) {
+    const ExpertTensorNames names = expert_names(config_, layer, expert);
+    gate_up.experts.push_back({stored(names.gate_proj), stored(names.up_proj)});
+    down.experts.push_back({stored(names.down_proj)});
+  }
+  out.experts_gate_up_proj = ops_.expert_weights(gate_up);
+  out.experts_down_proj = ops_.expert_weights(down);
+}
+
+/// Rounded to the run's dtype, as transformers' from_pretrained rounds it, and added in f32.
+OwnedTensor WeightLoader::selection_bias(const std::string& name) {
+  const device::StoredValues values = stored(name);
+  std::vector<std::byte> rounded(static_cast<std::size_t>(values.columns) * size_of(dtype_));
+  values.read_values(dtype_, rounded.data());
+  const Dtype dtype = dtype_ == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  if (size_of(dtype_) == 2) {
+    std::vector<std::byte> wide(static_cast<std::size_t>(values.columns) * sizeof(float));
+    for (std::size_t i = 0; i < static_cast<std::size_t>(values.columns); ++i) {
+      std::uint16_t bits = 0;
+      std::memcpy(&bits, rounded.data() + i * sizeof bits, sizeof bits);
+      const float value = dtype_ == Dtype::bf16 ? f32_of_bf16(bits) : f32_of_f16(bits);
+      std::memcpy(wide.data() + i * sizeof value, &value, sizeof value);
+    }
+    rounded = std::move(wide);
+  }
+  OwnedTensor out;
+  out.buffer = ops_.allocate(rounded.size());
+  out.tensor = device::Tensor::contiguous(out.buffer.data(), dtype, 1, values.columns);
+  ops_.copy_from_host(out.tensor, rounded.data());
   return out;
 }
 
@@ -80,11 +125,11 @@ std::unique_ptr<device::MatMulWeight> WeightLoader::lm_head() {
 std::vector<float> WeightLoader::rope_divisors() {
   const weights::TensorInfo* info = checkpoint_.find("rope_freqs.weight");
   if (info == nullptr) return {};
-  if (info->num_elements() != config_.head_dim / 2) {
+  if (info->num_elements() != config_.rotary_dim / 2) {
     throw Error(
         {.kind = ErrorKind::input,
          .where = text(checkpoint_.path().string(), ": rope_freqs.weight"),
-         .what = text("has ", info->num_elements(), " elements; expected head_dim / 2 = ", config_.head_dim / 2),
+         .what = text("has ", info->num_elements(), " elements; expected rotary_dim / 2 = ", config_.rotary_dim / 2),
          .fix = "fetch the checkpoint again"});
   }
   std::vector<float> out(static_cast<std::size_t>(info->num_elements()));

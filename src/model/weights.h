@@ -21,11 +21,16 @@ struct OwnedTensor {
 struct LayerWeights {
   OwnedTensor input_layernorm;                     // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> qkv_proj;  // q_proj, k_proj, v_proj stacked
-  OwnedTensor q_norm, k_norm;                      // [1, head_dim]; without data unless config.qk_norm
+  OwnedTensor q_norm, k_norm;                      // [1, query_norm_size], [1, key_norm_size]; or without data
   std::unique_ptr<device::MatMulWeight> o_proj;
   OwnedTensor post_attention_layernorm;                // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> gate_up_proj;  // gate_proj, up_proj stacked
   std::unique_ptr<device::MatMulWeight> down_proj;
+  // In place of the last two, in a layer with experts:
+  std::unique_ptr<device::MatMulWeight> router;                  // mlp.gate
+  OwnedTensor selection_bias;                                    // [1, num_experts], f32 (f64); or without data
+  std::unique_ptr<device::ExpertWeights> experts_gate_up_proj;  // gate_proj, up_proj stacked
+  std::unique_ptr<device::ExpertWeights> experts_down_proj;
 };
 
 /// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after finish().
@@ -55,6 +60,8 @@ class WeightLoader {
   device::StoredValues stored(const std::string& name) const;
   OwnedTensor tensor(const std::string& name);
   std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<std::string> modules, bool bias);
+  void load_experts(std::int64_t layer, LayerWeights& out);
+  OwnedTensor selection_bias(const std::string& name);
   std::uint64_t stored_bytes(const std::string& name) const;
 
   const ModelConfig& config_;

@@ -50,6 +50,9 @@ class Modules {
       : checkpoint_(checkpoint), dtype_(dtype), rates_(rates) {}
 
   /// `tokens` go through its matrices; `moved_bytes` and `attention` operations come on top.
+  /// Through an expert's matrices goes this share of them, about: each token chooses a few.
+  double experts_share = 1;
+
   void add(std::string name, bool is_layer, std::span<const model::ExpectedTensor> tensors, double tokens,
            double attention, double moved_bytes) {
     placement::Module module{.name = std::move(name), .is_layer = is_layer};
@@ -57,7 +60,7 @@ class Modules {
     std::uint64_t stored = 0;
     for (const model::ExpectedTensor& tensor : tensors) {
       module.weights_bytes += model::bytes_of(tensor, dtype_);
-      flops += 2 * tokens * product_elements(tensor);
+      flops += 2 * tokens * product_elements(tensor) * share_of_tokens(tensor.name);
       const weights::TensorInfo* info = checkpoint_.find(tensor.name);
       stored += info != nullptr ? info->bytes : 0;
     }
@@ -70,6 +73,10 @@ class Modules {
   std::vector<placement::Module> take() { return std::move(modules_); }
 
  private:
+  double share_of_tokens(const std::string& tensor) const {
+    return tensor.find(".experts.") == tensor.npos ? 1.0 : experts_share;
+  }
+
   const weights::Checkpoint& checkpoint_;
   const Dtype dtype_;
   const Rates& rates_;
@@ -107,7 +114,7 @@ placement::TreeModule module_tree(const model::ModelConfig& config, Dtype dtype)
     root.children[0].children[1].children.back().is_no_split = true;
   }
   add(model::norm_tensor(config));
-  const auto rotary_bytes = static_cast<std::uint64_t>(config.head_dim / 2) * size_of(Dtype::f32);
+  const auto rotary_bytes = static_cast<std::uint64_t>(config.rotary_dim / 2) * size_of(Dtype::f32);
   for (const char* name : {"model.rotary_emb.inv_freq", "model.rotary_emb.original_inv_freq"}) {
     placement::add_tensor(root, {.name = name, .bytes = rotary_bytes}, /*is_buffer=*/true);
   }
@@ -146,6 +153,10 @@ placement::Work work_of(const model::ModelConfig& config, const weights::Checkpo
   const double hidden_bytes =
       tokens * static_cast<double>(config.hidden_size) * static_cast<double>(size_of(plan.dtype));
   Modules modules(checkpoint, plan.dtype, rates);
+  if (config.experts) {
+    modules.experts_share =
+        static_cast<double>(config.experts->num_experts_per_tok) / static_cast<double>(config.experts->num_experts);
+  }
   if (plan.runs_embedding) {
     const model::ExpectedTensor embedding = model::embedding_tensor(config);
     modules.add("model.embed_tokens", false, {&embedding, 1}, 0, 0, 2 * hidden_bytes);

@@ -117,9 +117,16 @@ std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, c
   if (!plan.layers.empty()) {
     const std::int64_t hidden = config.hidden_size, query = config.query_size();
     shapes = {{hidden, query + 2 * config.key_value_size(), plan.dtype, config.qkv_bias},
-              {query, hidden, plan.dtype, config.o_bias},
-              {hidden, 2 * config.intermediate_size, plan.dtype, config.mlp_bias},
-              {config.intermediate_size, hidden, plan.dtype, config.mlp_bias}};
+              {query, hidden, plan.dtype, config.o_bias}};
+    const auto add_mlp = [&](std::int64_t width, bool bias) {
+      shapes.push_back({hidden, 2 * width, plan.dtype, bias});
+      shapes.push_back({width, hidden, plan.dtype, bias});
+    };
+    if (config.has_dense_layers()) add_mlp(config.intermediate_size, config.mlp_bias);
+    if (config.experts) {
+      shapes.push_back({hidden, config.experts->num_experts, plan.dtype, false});
+      add_mlp(config.experts->moe_intermediate_size, false);
+    }
   }
   if (plan.runs_lm_head) shapes.push_back({config.hidden_size, config.vocab_size, plan.dtype, false});
   return ops.matmul_choices(shapes);

@@ -63,12 +63,12 @@ ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& pla
       recorder_(recorder),
       rank_(std::move(rank)),
       kept_(static_cast<std::size_t>(config.num_hidden_layers)) {
-  const std::vector<model::LayerPoint> points = model::layer_points(config);
   for (std::size_t i = 0; i < plan.points.size(); ++i) {
     const std::string& name = plan.points[i].point.name;
     const int layer = layer_of(name);
     if (layer < 0) continue;
     const std::string_view suffix = std::string_view(name).substr(model::layer_point_name(layer, "").size());
+    const std::vector<model::LayerPoint> points = model::layer_points(config, layer, plan.dtype);
     const auto point = std::ranges::find(points, suffix, &model::LayerPoint::suffix);
     expect(point != points.end(), "a planned point is one of the layer's");
     kept_[static_cast<std::size_t>(layer)].emplace_back(point->value, i);
@@ -108,7 +108,7 @@ void ForwardPass::prepare(const capture::Batch& batch) {
     activations_.emplace(config_, plan_.dtype, max_tokens_, ops_);
   }
   activations_->resize(num_tokens);
-  const std::size_t bytes = static_cast<std::size_t>(num_tokens * (config_.head_dim / 2)) * size_of(plan_.dtype);
+  const std::size_t bytes = static_cast<std::size_t>(num_tokens * (config_.rotary_dim / 2)) * size_of(plan_.dtype);
   cos_.resize(bytes);
   sin_.resize(bytes);
   rope_->fill(batch.cu_seqlens, cos_.data(), sin_.data());

@@ -82,7 +82,7 @@ TEST_CASE("biases and norms follow the family") {
   CHECK(biased.qkv_bias);
   CHECK(biased.o_bias);
   CHECK(biased.mlp_bias);
-  CHECK(read(of_type("qwen3", "")).qk_norm);
+  CHECK(read(of_type("qwen3", "")).qk_norm == QkNorm::per_head);
 }
 
 TEST_CASE("what is not understood is refused by name") {

@@ -14,7 +14,7 @@ namespace {
 
 ModelConfig config_of(std::int64_t head_dim, RopeParameters rope) {
   ModelConfig config;
-  config.head_dim = head_dim;
+  config.head_dim = config.rotary_dim = head_dim;
   config.max_position_embeddings = 131072;
   config.rope = std::move(rope);
   return config;

@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "device/arguments.h"
 #include "device/cpu/attention.h"
+#include "device/cpu/experts.h"
 #include "device/cpu/matmul.h"
 #include "device/cpu/onednn.h"
 #include "device/cpu/workers.h"
@@ -49,6 +50,7 @@ class CpuOps : public Ops {
   void reserve(std::size_t) override {}
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
+  std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) override;
   void finish_loads(const std::function<void(std::uint64_t bytes)>&) override {}  // each is done when it is queued
   void matmul(const MatMul& args) override;
   std::string matmul_choices(std::span<const MatMulShape>) override { return {}; }
@@ -60,6 +62,11 @@ class CpuOps : public Ops {
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
+  void route_tokens(const RouteTokens& args) override;
+  void group_by_expert(const GroupByExpert& args) override;
+  void gather_rows(const GatherRows& args) override;
+  void expert_matmul(const ExpertMatMul& args) override { cpu::expert_matmul(args, loops_, workers_); }
+  void combine_experts(const CombineExperts& args) override;
   void append_statistics(const AppendStatistics& args) override;
   void mean_rows(const MeanRows& args) override;
 
@@ -74,7 +81,7 @@ class CpuOps : public Ops {
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.columns) * size_of(x.dtype); }
 
 void CpuOps::copy_from_host(const Tensor& out, const void* host) {
-  check_tensor("copy_from_host", "out", out);
+  check_tensor("copy_from_host", "out", out, Elements::any);
   workers_.for_rows(out, [&](Rows rows) {
     for (std::int64_t row = rows.first; row < rows.last; ++row) {
       const auto* from = static_cast<const std::byte*>(host) + static_cast<std::size_t>(row) * row_bytes(out);
@@ -84,7 +91,7 @@ void CpuOps::copy_from_host(const Tensor& out, const void* host) {
 }
 
 void CpuOps::copy_to_host(void* host, const Tensor& x) {
-  check_tensor("copy_to_host", "x", x);
+  check_tensor("copy_to_host", "x", x, Elements::any);
   workers_.for_rows(x, [&](Rows rows) {
     for (std::int64_t row = rows.first; row < rows.last; ++row) {
       auto* to = static_cast<std::byte*>(host) + static_cast<std::size_t>(row) * row_bytes(x);
@@ -104,6 +111,11 @@ void CpuOps::load(const Load& args) {
 std::unique_ptr<MatMulWeight> CpuOps::matmul_weight(const MatMulWeightParts& parts) {
   check(parts);
   return pack_weight(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_);
+}
+
+std::unique_ptr<ExpertWeights> CpuOps::expert_weights(const ExpertWeightsParts& parts) {
+  check(parts);
+  return pack_expert_weights(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_);
 }
 
 void CpuOps::matmul(const MatMul& args) { cpu::matmul(args, loops_, workers_); }
@@ -149,8 +161,50 @@ void CpuOps::add(const Add& args) {
   workers_.for_rows(args.out, [&](Rows rows) { loops_.add(args, rows); });
 }
 
+void CpuOps::route_tokens(const RouteTokens& args) {
+  check(args);
+  workers_.for_rows(args.router_logits, [&](Rows rows) { cpu::route_tokens(args, rows); });
+}
+
+void CpuOps::group_by_expert(const GroupByExpert& args) {
+  check(args);
+  cpu::group_by_expert(args);
+}
+
+void CpuOps::gather_rows(const GatherRows& args) {
+  check(args);
+  workers_.for_rows(args.out, [&](Rows rows) {
+    for (std::int64_t row = rows.first; row < rows.last; ++row) {
+      const std::int32_t from = *static_cast<const std::int32_t*>(args.rows.row_slice(row, 1).data);
+      std::memcpy(args.out.row_slice(row, 1).data, args.x.row_slice(from, 1).data, row_bytes(args.out));
+    }
+  });
+}
+
+void CpuOps::combine_experts(const CombineExperts& args) {
+  check(args);
+  workers_.for_rows(args.out, [&](Rows rows) { cpu::combine_experts(args, rows); });
+}
+
+/// Integers as f32, which has all that are below 2^24.
+Buffer as_f32(const Tensor& x) {
+  Buffer out = allocate_bytes(static_cast<std::size_t>(x.rows * x.columns) * sizeof(float));
+  auto* to = static_cast<float*>(out.data());
+  for (std::int64_t row = 0; row < x.rows; ++row) {
+    const auto* from = static_cast<const std::int32_t*>(x.row_slice(row, 1).data);
+    for (std::int64_t column = 0; column < x.columns; ++column) *to++ = static_cast<float>(from[column]);
+  }
+  return out;
+}
+
 void CpuOps::append_statistics(const AppendStatistics& args) {
   check(args);
+  if (args.x.dtype == Dtype::i32) {
+    const Buffer x = as_f32(args.x);
+    return append_statistics({.out = args.out,
+                              .x = Tensor::contiguous(x.data(), Dtype::f32, args.x.rows, args.x.columns),
+                              .cu_rows = args.cu_rows});
+  }
   row_sums_.resize(static_cast<std::size_t>(args.x.rows));
   workers_.for_rows(args.x, [&](Rows rows) {
     for (std::int64_t row = rows.first; row < rows.last; ++row) {
@@ -179,6 +233,12 @@ void CpuOps::append_statistics(const AppendStatistics& args) {
 
 void CpuOps::mean_rows(const MeanRows& args) {
   check(args);
+  if (args.x.dtype == Dtype::i32) {
+    const Buffer x = as_f32(args.x);
+    return mean_rows({.out = args.out,
+                      .x = Tensor::contiguous(x.data(), Dtype::f32, args.x.rows, args.x.columns),
+                      .cu_seqlens = args.cu_seqlens});
+  }
   constexpr std::int64_t kColumns = 64;  // of a task
   const std::int64_t parts = (args.x.columns + kColumns - 1) / kColumns;
   workers_.for_each(args.out.rows * parts, [&](std::int64_t task, int) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -28,6 +30,20 @@ class CpuWeight : public MatMulWeight {
   std::optional<TiledProduct> product;  // oneDNN's of bf16, or
   Buffer packed;                        // Loops::pack_weight's
   Buffer bias;                          // [out] in f64 or f32, or nothing
+};
+
+class CpuExpertWeights : public ExpertWeights {
+ public:
+  std::int64_t num_experts() const override { return static_cast<std::int64_t>(experts.size()); }
+  std::int64_t in_features() const override { return experts[0]->in_features(); }
+  std::int64_t out_features() const override { return experts[0]->out_features(); }
+  std::size_t bytes() const override {
+    return std::transform_reduce(experts.begin(), experts.end(), std::size_t{0}, std::plus(),
+                                 [](const auto& expert) { return expert->bytes(); });
+  }
+
+  Dtype dtype = Dtype::f32;
+  std::vector<std::unique_ptr<MatMulWeight>> experts;
 };
 
 void copy_rows(std::byte* to, const Tensor& from) {
@@ -193,6 +209,31 @@ void matmul(const Ops::MatMul& args, const Loops& loops, Workers& workers) {
                    workers.scratch(thread, loops.matmul_scratch_bytes(x)));
     }
   });
+}
+
+std::unique_ptr<ExpertWeights> pack_expert_weights(const Ops::ExpertWeightsParts& stored, const Loops& loops,
+                                                   OneDnn* onednn, Workers& workers) {
+  auto weights = std::make_unique<CpuExpertWeights>();
+  weights->dtype = stored.dtype;
+  for (const std::vector<StoredValues>& expert : stored.experts) {
+    weights->experts.push_back(pack_weight({.dtype = stored.dtype, .weights = expert}, loops, onednn, workers));
+  }
+  return weights;
+}
+
+void expert_matmul(const Ops::ExpertMatMul& args, const Loops& loops, Workers& workers) {
+  const auto* weights = dynamic_cast<const CpuExpertWeights*>(&args.weight);
+  expect(weights != nullptr, "experts' weights are multiplied on the device that made them");
+  check(args, weights->dtype);
+  for (std::size_t i = 0; i + 1 < args.first_rows.size(); ++i) {
+    const std::int64_t first = args.first_rows[i] - args.first_rows[0];
+    const std::int64_t rows = args.first_rows[i + 1] - args.first_rows[i];
+    if (rows == 0) continue;
+    matmul({.out = args.out.row_slice(first, rows),
+            .x = args.x.row_slice(first, rows),
+            .weight = *weights->experts[static_cast<std::size_t>(args.first_expert) + i]},
+           loops, workers);
+  }
 }
 
 }  // namespace layerprobe::device::cpu

@@ -18,4 +18,11 @@ std::unique_ptr<MatMulWeight> pack_weight(const Ops::MatMulWeightParts& stored, 
 /// As Ops::matmul; checks its arguments. The weight is one of pack_weight's.
 void matmul(const Ops::MatMul& args, const Loops& loops, Workers& workers);
 
+/// As Ops::expert_weights, arguments checked: one such weight an expert.
+std::unique_ptr<ExpertWeights> pack_expert_weights(const Ops::ExpertWeightsParts& stored, const Loops& loops,
+                                                   OneDnn* onednn, Workers& workers);
+
+/// As Ops::expert_matmul; checks its arguments.
+void expert_matmul(const Ops::ExpertMatMul& args, const Loops& loops, Workers& workers);
+
 }  // namespace layerprobe::device::cpu

@@ -15,10 +15,13 @@
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
 #include "kernels/check.h"
+#include "kernels/combine_experts.h"
 #include "kernels/embedding.h"
+#include "kernels/group_by_expert.h"
 #include "kernels/mean_rows.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rope.h"
+#include "kernels/route_tokens.h"
 #include "kernels/silu_mul.h"
 
 namespace layerprobe::device::cuda {
@@ -94,6 +97,7 @@ class CudaOps : public Ops {
   void reserve(std::size_t bytes) override;
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
+  std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) override;
   void finish_loads(const std::function<void(std::uint64_t bytes)>& read) override;
   std::string matmul_choices(std::span<const MatMulShape> shapes) override;
   void use_matmul_choices(std::string_view choices) override;
@@ -105,6 +109,11 @@ class CudaOps : public Ops {
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
+  void route_tokens(const RouteTokens& args) override;
+  void group_by_expert(const GroupByExpert& args) override;
+  void gather_rows(const GatherRows& args) override;
+  void expert_matmul(const ExpertMatMul& args) override;
+  void combine_experts(const CombineExperts& args) override;
   void append_statistics(const AppendStatistics& args) override;
   void mean_rows(const MeanRows& args) override;
 
@@ -146,13 +155,13 @@ std::uint64_t CudaOps::free_bytes() {
 }
 
 void CudaOps::copy_from_host(const Tensor& out, const void* host) {
-  check_tensor("copy_from_host", "out", out);
+  check_tensor("copy_from_host", "out", out, Elements::any);
   begin_writing({out});
   context_.copy_from_host(out, host);
 }
 
 void CudaOps::copy_to_host(void* host, const Tensor& x) {
-  check_tensor("copy_to_host", "x", x);
+  check_tensor("copy_to_host", "x", x, Elements::any);
   if (x.rows == 0) return;
   context_.use();
   const std::size_t row_bytes = static_cast<std::size_t>(x.columns) * size_of(x.dtype);
@@ -164,7 +173,7 @@ void CudaOps::copy_to_host(void* host, const Tensor& x) {
 }
 
 void CudaOps::start_copy_to_host(void* host, const Tensor& x) {
-  check_tensor("start_copy_to_host", "x", x);
+  check_tensor("start_copy_to_host", "x", x, Elements::any);
   context_.use();
   copies_.start(host, x);
 }
@@ -197,6 +206,12 @@ std::unique_ptr<MatMulWeight> CudaOps::matmul_weight(const MatMulWeightParts& pa
   return matmuls_.weight(parts, loader_);
 }
 
+std::unique_ptr<ExpertWeights> CudaOps::expert_weights(const ExpertWeightsParts& parts) {
+  check(parts);
+  context_.use();
+  return matmuls_.expert_weights(parts, loader_);
+}
+
 void CudaOps::finish_loads(const std::function<void(std::uint64_t bytes)>& read) {
   context_.use();
   loader_.finish(read);
@@ -223,7 +238,7 @@ void CudaOps::embedding(const Embedding& args) {
                       .input_ids = static_cast<const std::int32_t*>(input_ids.data()),
                       .num_tokens = args.out.rows,
                       .hidden_size = args.out.columns,
-                      .dtype = args.out.dtype},
+                      .dtype = args.out.dtype == Dtype::i32 ? Dtype::f32 : args.out.dtype},  // copied as they are
                      context_.stream());
 }
 
@@ -299,6 +314,80 @@ void CudaOps::add(const Add& args) {
                 .columns = args.out.columns,
                 .dtype = args.out.dtype},
                context_.stream());
+}
+
+void CudaOps::route_tokens(const RouteTokens& args) {
+  check(args);
+  begin_writing({args.topk_indices, args.topk_weights});
+  kernels::route_tokens({.topk_indices = matrix_of(args.topk_indices),
+                         .topk_weights = matrix_of(args.topk_weights),
+                         .router_logits = matrix_of(args.router_logits),
+                         .selection_bias = args.selection_bias.data,
+                         .num_tokens = args.router_logits.rows,
+                         .num_experts = args.router_logits.columns,
+                         .num_choices = args.topk_indices.columns,
+                         .is_sigmoid = args.scores == Scores::sigmoid,
+                         .normalizes = args.normalizes,
+                         .rounds_weights = args.rounds_weights,
+                         .dtype = args.router_logits.dtype},
+                        context_.stream());
+}
+
+// The products need their numbers of rows on the host. The wait leaves the GPU idle for some 20 us a layer, next to the
+// milliseconds that the experts take.
+void CudaOps::group_by_expert(const GroupByExpert& args) {
+  check(args);
+  begin_writing({args.row_of_choice, args.token_of_row});
+  const auto num_experts = static_cast<std::int64_t>(args.first_rows.size()) - 1;
+  kernels::GroupByExpert call{.row_of_choice = matrix_of(args.row_of_choice),
+                              .token_of_row = matrix_of(args.token_of_row),
+                              .topk_indices = matrix_of(args.topk_indices),
+                              .first_rows = nullptr,
+                              .tile_counts = nullptr,
+                              .num_tokens = args.topk_indices.rows,
+                              .num_choices = args.topk_indices.columns,
+                              .num_experts = num_experts};
+  const Buffer first_rows = context_.allocate(args.first_rows.size() * sizeof(std::int32_t));
+  const Buffer tile_counts =
+      context_.allocate(static_cast<std::size_t>(call.num_tiles() * num_experts) * sizeof(std::int32_t));
+  call.first_rows = static_cast<std::int32_t*>(first_rows.data());
+  call.tile_counts = static_cast<std::int32_t*>(tile_counts.data());
+  kernels::group_by_expert(call, context_.stream());
+  std::vector<std::int32_t> on_host(args.first_rows.size());
+  copy_to_host(on_host.data(), Tensor::contiguous(first_rows.data(), Dtype::i32, 1, num_experts + 1));
+  std::ranges::copy(on_host, args.first_rows.begin());
+}
+
+void CudaOps::gather_rows(const GatherRows& args) {
+  check(args);
+  begin_writing({args.out});
+  kernels::embedding({.out = matrix_of(args.out),
+                      .weight = matrix_of(args.x),
+                      .input_ids = static_cast<const std::int32_t*>(args.rows.data),
+                      .num_tokens = args.out.rows,
+                      .hidden_size = args.out.columns,
+                      .dtype = args.out.dtype},
+                     context_.stream());
+}
+
+void CudaOps::expert_matmul(const ExpertMatMul& args) {
+  begin_writing({args.out});
+  matmuls_.multiply_experts(args);
+}
+
+void CudaOps::combine_experts(const CombineExperts& args) {
+  check(args);
+  begin_writing({args.out});
+  kernels::combine_experts({.out = matrix_of(args.out),
+                            .expert_outputs = matrix_of(args.expert_outputs),
+                            .row_of_choice = matrix_of(args.row_of_choice),
+                            .topk_weights = matrix_of(args.topk_weights),
+                            .num_tokens = args.out.rows,
+                            .num_choices = args.row_of_choice.columns,
+                            .hidden_size = args.out.columns,
+                            .rounds_products = args.rounds_products,
+                            .dtype = args.out.dtype},
+                           context_.stream());
 }
 
 void CudaOps::append_statistics(const AppendStatistics& args) {

@@ -22,6 +22,9 @@ class MatMuls {
   /// As Ops::matmul_weight, arguments checked.
   std::unique_ptr<MatMulWeight> weight(const Ops::MatMulWeightParts& parts, Loader& loader);
   void multiply(const Ops::MatMul& args);
+  /// As Ops::expert_weights, arguments checked; all experts lie in one piece.
+  std::unique_ptr<ExpertWeights> expert_weights(const Ops::ExpertWeightsParts& parts, Loader& loader);
+  void multiply_experts(const Ops::ExpertMatMul& args);
 
   /// As in Ops.
   std::string choices(std::span<const Ops::MatMulShape> shapes);

@@ -1,0 +1,71 @@
+#include <span>
+
+#include "base/error.h"
+#include "model/decoder_layer.h"
+
+namespace layerprobe::model {
+namespace {
+
+device::Ops::Scores scores_of(const Router& router) {
+  return router.scores == Router::Scores::softmax ? device::Ops::Scores::softmax : device::Ops::Scores::sigmoid;
+}
+
+/// One past the last of the experts from `first` on whose rows, `most_rows` at the most, go through together.
+std::size_t end_of_group(std::span<const std::int64_t> first_rows, std::size_t first, std::int64_t most_rows) {
+  std::size_t end = first + 1;
+  while (end + 1 < first_rows.size() && first_rows[end + 1] - first_rows[first] <= most_rows) ++end;
+  return end;
+}
+
+}  // namespace
+
+void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
+                     const Observe& observe) {
+  ops.matmul({.out = a.router_logits, .x = a.normed, .weight = *weights.router});
+  observe(".mlp.gate", a.router_logits);
+  ops.route_tokens({.topk_indices = a.topk_indices,
+                    .topk_weights = a.topk_weights,
+                    .router_logits = a.router_logits,
+                    .selection_bias = weights.selection_bias.tensor,
+                    .scores = scores_of(config.router),
+                    .normalizes = config.router.normalizes,
+                    .rounds_weights = config.router.rounds_weights});
+  observe(".mlp:topk_indices", a.topk_indices);
+  observe(".mlp:topk_weights", a.topk_weights);
+  ops.group_by_expert({.row_of_choice = a.row_of_choice,
+                       .token_of_row = a.token_of_row,
+                       .topk_indices = a.topk_indices,
+                       .first_rows = a.first_rows});
+  // No expert has more rows than there are tokens.
+  const std::int64_t most_rows = a.expert_inputs.rows;
+  const std::int64_t width = config.moe_intermediate_size;
+  const auto num_experts = static_cast<std::size_t>(config.num_experts);
+  for (std::size_t first = 0, end = 0; first < num_experts; first = end) {
+    end = end_of_group(a.first_rows, first, most_rows);
+    const std::span<const std::int64_t> first_rows = std::span(a.first_rows).subspan(first, end - first + 1);
+    const std::int64_t rows = first_rows.back() - first_rows.front();
+    const device::Tensor inputs = a.expert_inputs.row_slice(0, rows);
+    const device::Tensor gate_up = a.gate_up.row_slice(0, rows).column_slice(0, 2 * width);
+    const device::Tensor activated = a.activated.row_slice(0, rows).column_slice(0, width);
+    ops.gather_rows({.out = inputs, .x = a.normed, .rows = a.token_of_row.row_slice(first_rows.front(), rows)});
+    ops.expert_matmul({.out = gate_up,
+                       .x = inputs,
+                       .weight = *weights.experts_gate_up_proj,
+                       .first_expert = static_cast<std::int64_t>(first),
+                       .first_rows = first_rows});
+    ops.silu_mul({.out = activated, .gate = gate_up.column_slice(0, width), .up = gate_up.column_slice(width, width)});
+    ops.expert_matmul({.out = a.expert_outputs.row_slice(first_rows.front(), rows),
+                       .x = activated,
+                       .weight = *weights.experts_down_proj,
+                       .first_expert = static_cast<std::int64_t>(first),
+                       .first_rows = first_rows});
+  }
+  ops.combine_experts({.out = a.block_output,
+                       .expert_outputs = a.expert_outputs,
+                       .row_of_choice = a.row_of_choice,
+                       .topk_weights = a.topk_weights,
+                       .rounds_products = config.router.rounds_weights});
+  observe(".mlp.experts", a.block_output);
+}
+
+}  // namespace layerprobe::model
