@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(32) count_kernel(GroupByExpert args) {
     if (expert >= 0) atomicAdd(&counts[expert], 1);  // a count has no order
   });
   __syncwarp();
-  for (int e = threadIdx.x; e < args.num_experts; e += 32) args.tile_counts[blockIdx.x * args.num_experts + e] = counts[e];
+  for (int e = threadIdx.x; e < args.num_experts; e += 32)
+    args.tile_counts[blockIdx.x * args.num_experts + e] = counts[e];
 }
 
 /// The sum of the values of the threads before this one, and that of all; in a block of kScanThreads.

@@ -105,9 +105,8 @@ void route_tokens(const RouteTokens& args, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((args.num_tokens + kWarps - 1) / kWarps);
   const std::size_t score_bytes = args.dtype == Dtype::f64 ? sizeof(double) : sizeof(float);
   const std::size_t shared_bytes = kWarps * static_cast<std::size_t>(args.num_experts) * score_bytes;
-  dispatch(args.dtype, [&]<typename T>() {
-    route_tokens_kernel<T><<<blocks, dim3(32, kWarps), shared_bytes, stream>>>(args);
-  });
+  dispatch(args.dtype,
+           [&]<typename T>() { route_tokens_kernel<T><<<blocks, dim3(32, kWarps), shared_bytes, stream>>>(args); });
   check(cudaGetLastError(), "launch route_tokens");
 }
 

@@ -105,7 +105,8 @@ class CaptureFile:
         self._write("statistics/widths", numpy.array([width for _, _, width in points], "<i8"))
         for name, dtype, width in points:
             kind = {torch.float64: h5py.h5t.IEEE_F64LE, torch.float32: h5py.h5t.IEEE_F32LE,
-                    torch.float16: h5py.h5t.IEEE_F16LE, torch.bfloat16: bfloat16_type()}[dtype]
+                    torch.float16: h5py.h5t.IEEE_F16LE, torch.bfloat16: bfloat16_type(),
+                    torch.int32: h5py.h5t.STD_I32LE}[dtype]
             self._create(f"captures/{name}", kind, (int(self.starts[-1]), width))
             self._attribute(self.file[f"captures/{name}"], "semantics", semantics_of(name))
 
@@ -284,13 +285,14 @@ def matching_points(model, patterns=None, layers=None):
     As `layerprobe run --capture` takes them: * stops at a dot, ** does not. None: embedding, layers, final norm.
     """
     paths = [name for name, _ in model.named_modules() if name]
+    routed = {name.removesuffix(".gate") for name in paths if name.endswith(".mlp.gate")}
     if patterns is None:
         chosen = {name for name in paths if DEFAULT_POINTS.fullmatch(name)}
     else:
         chosen = set()
         for pattern in patterns:
-            expression = re.compile(re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^.]*"))
-            found = {name for path in paths for name in (f"{path}:input", path) if expression.fullmatch(name)}
+            expression = re.compile(re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^.:]*"))
+            found = {name for path in paths for name in names_of(path, routed) if expression.fullmatch(name)}
             if not found:
                 near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.3)
                 raise UsageError(f"--capture {pattern}: no module has such a name\n"
@@ -303,16 +305,33 @@ def matching_points(model, patterns=None, layers=None):
         layer = re.match(r"model\.(?:language_model\.)?layers\.(\d+)(?:[.:]|$)", name)
         return layer is None or int(layer.group(1)) in kept
 
-    return [name for path in paths for name in (f"{path}:input", path) if name in chosen and is_kept(name)]
+    return [name for path in paths for name in names_of(path, routed) if name in chosen and is_kept(name)]
+
+
+def names_of(path, routed):
+    """A module's points; a block with experts has the choices of its router too."""
+    return (f"{path}:input", *([f"{path}:topk_indices", f"{path}:topk_weights"] if path in routed else []), path)
 
 
 def forward(model, input_ids, names):
     """{name: [tokens, width]} of one prompt, on the host; element 0 where a module returns a tuple.
 
-    A module that is not called, or has no value of one row a token (a container, the rotary table), is left out.
+    A module that is not called, or has no value of one row a token (a container, the rotary table), is left out. A
+    router's tuple also gives the choices and their weights, by falling selection score, the lower expert first.
     """
     num_tokens = len(input_ids)
     values = {}
+
+    def keep_choices(name, module, output):
+        logits, weights, indices = output[:3]
+        bias = getattr(model.get_submodule(name), "e_score_correction_bias", None)
+        scores = logits.float() if bias is None else logits.float().sigmoid() + bias
+        keys = scores.gather(1, indices)
+        order = indices.argsort(dim=1, stable=True)
+        order = order.gather(1, keys.gather(1, order).argsort(dim=1, stable=True, descending=True))
+        for suffix, value in (("topk_indices", indices.to(torch.int32)), ("topk_weights", weights.float())):
+            if f"{name}:{suffix}" in names:
+                values[f"{name}:{suffix}"] = value.gather(1, order).detach().to("cpu", copy=True)
 
     def keep(name, value):
         value = value[0] if isinstance(value, (tuple, list)) and value else value
@@ -322,6 +341,10 @@ def forward(model, input_ids, names):
             values[name] = value.detach().reshape(num_tokens, -1).to("cpu", copy=True)
 
     def hook_on(name):
+        if name.endswith((":topk_indices", ":topk_weights")):
+            block = name.rpartition(":")[0]
+            return model.get_submodule(f"{block}.gate").register_forward_hook(
+                lambda module, _, output: keep_choices(block, module, output))
         module = model.get_submodule(name.removesuffix(":input"))
         if name.endswith(":input"):
             return module.register_forward_pre_hook(

@@ -9,7 +9,9 @@ Each folder is a model folder as users have them (config.json, model.safetensors
     input_ids.json   the prompts, one a forward
     reference.h5     transformers' float32 values of the embedding, each layer and the final norm (capture_hf.py)
     errors.json      {dtype: {point: [squared error of each prompt]}}: how far transformers' own bfloat16 and float16 runs
-                     are from reference.h5, as the sum over the prompt's values of (its value - float32's)^2
+                     are from reference.h5, as the sum over the prompt's values of (its value - float32's)^2; of each token
+                     instead where there are experts, whose values depend on the choice that the token made
+    routing.json     {dtype: {point: [the experts of each token]}} of the bfloat16 and float16 runs, where there are experts
 
 Cases of one `weights` name share one weights file in weights/, by symbolic links. All follows from the seeds below.
 """
@@ -28,12 +30,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import capture_hf
 
 DEFAULT_OUTPUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/parity"
 LENGTHS = [1, 7, 32]
+ROUTER_POINTS = ["model.layers.*.mlp.gate", "model.layers.*.mlp:topk_indices", "model.layers.*.mlp:topk_weights"]
 
 # ----------------------------------------------------------------------------------------------------------- weights
 # Shapes that catch a wrong assumption: no power of two, head_dim apart from hidden_size / num_attention_heads, a
@@ -77,8 +81,34 @@ WEIGHTS = {
     "qwen3-defaults": dict(model_type="qwen3", vocab_size=67, hidden_size=36, intermediate_size=41,
                            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=128,
                            rms_norm_eps=1e-6, max_position_embeddings=32768, rope_theta=1e4),
+    # torch's grouped product wants widths of whole 16 bytes; "batched_mm", which rounds alike, takes any.
+    "mixtral": dict(model_type="mixtral", vocab_size=61, hidden_size=40, intermediate_size=8, num_hidden_layers=3,
+                    num_attention_heads=4, num_key_value_heads=2, head_dim=10, rms_norm_eps=1e-5,
+                    max_position_embeddings=64, rope_theta=1e6, num_local_experts=5, num_experts_per_tok=2),
+    "mixtral-top1": dict(model_type="mixtral", vocab_size=53, hidden_size=22, intermediate_size=11, head_dim=10,
+                         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, rms_norm_eps=1e-6,
+                         max_position_embeddings=64, rope_theta=1e4, num_local_experts=3, num_experts_per_tok=1,
+                         sliding_window=8, storage="F32", experts="batched_mm"),
+    "qwen3-moe": dict(model_type="qwen3_moe", vocab_size=61, hidden_size=32, intermediate_size=29,
+                      moe_intermediate_size=8, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                      head_dim=12, rms_norm_eps=1e-6, max_position_embeddings=64, rope_theta=1e6, num_experts=8,
+                      num_experts_per_tok=3, norm_topk_prob=True),
+    "qwen3-moe-dense": dict(model_type="qwen3_moe", vocab_size=59, hidden_size=32, intermediate_size=43,
+                            moe_intermediate_size=8, num_hidden_layers=4, num_attention_heads=4,
+                            num_key_value_heads=4, rms_norm_eps=1e-5, max_position_embeddings=64, rope_theta=1e4,
+                            num_experts=6, num_experts_per_tok=6, norm_topk_prob=True, decoder_sparse_step=2,
+                            mlp_only_layers=[3], attention_bias=True, tie_word_embeddings=True,
+                            use_sliding_window=True, sliding_window=6, storage="F16", shard_bytes=10_000),
+    "minimax-m2": dict(model_type="minimax_m2", vocab_size=61, hidden_size=40, intermediate_size=8,
+                       num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, head_dim=20,
+                       rms_norm_eps=1e-6, max_position_embeddings=64, rope_theta=5e6, rotary_dim=12,
+                       num_local_experts=9, num_experts_per_tok=4),
+    "minimax-m2-skewed": dict(model_type="minimax_m2", vocab_size=53, hidden_size=32, intermediate_size=16,
+                              num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+                              rms_norm_eps=1e-6, max_position_embeddings=64, rope_theta=5e6, rotary_dim=16,
+                              num_local_experts=7, num_experts_per_tok=2, selection_bias=[0, 0, -9, 0, 9, 0, -9]),
 }
-STORAGE_KEYS = ("storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
+STORAGE_KEYS = ("selection_bias", "experts", "storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
 
 # ------------------------------------------------------------------------------------------------------------- cases
 # name: (weights, change), where `change` is what differs in config.json as transformers 5 spells it (None removes a
@@ -109,6 +139,11 @@ def old_spelling(*missing, **changes):
 
 
 LLAMA3 = dict(factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+# As MiniMax publishes it: no partial_rotary_factor, and keys of its own code.
+MINIMAX = dict(attn_type_list=[1, 1, 1], layernorm_full_attention_beta=1.0, layernorm_linear_attention_beta=1.0,
+               layernorm_mlp_beta=1.0, mlp_intermediate_size=50, mtp_transformer_layers=1, num_mtp_modules=3,
+               qk_norm_type="per_layer", scoring_func="sigmoid", shared_intermediate_size=0,
+               shared_moe_mode="sigmoid", sliding_window=None, use_mtp=True, use_qk_norm=True, use_routing_bias=True)
 YARN = dict(factor=4.0, original_max_position_embeddings=16)
 LONGROPE = dict(short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0],
                 long_factor=[1.0, 1.3, 1.9, 2.7, 3.4, 4.0, 5.5, 7.0])
@@ -168,15 +203,26 @@ CASES = {
     "qwen3-defaults": ("qwen3-defaults", old_spelling(
         "head_dim", "rms_norm_eps", "rope_theta", "rope_scaling", "max_position_embeddings", "use_sliding_window",
         "sliding_window", "max_window_layers", "attention_bias", "tie_word_embeddings", "hidden_act")),
+    "mixtral-gqa": ("mixtral", {}),
+    "mixtral-old-spelling": ("mixtral", old_spelling()),
+    "mixtral-top1-window-f32": ("mixtral-top1", {}),
+    "qwen3-moe": ("qwen3-moe", {}),
+    "qwen3-moe-yarn-not-normalised": ("qwen3-moe", {"norm_topk_prob": False, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e6, **YARN}}),
+    "qwen3-moe-dense-layers-f16": ("qwen3-moe-dense", {}),
+    "minimax-m2": ("minimax-m2", {}),
+    "minimax-m2-as-published": ("minimax-m2", old_spelling("rope_scaling", rotary_dim=12, **MINIMAX)),
+    "minimax-m2-skewed": ("minimax-m2-skewed", {}),
 }
 # One model in two spellings: transformers must read them alike, and the reference is the other's, by a link.
 SAME_AS = {"llama-old-spelling": "llama-gqa", "llama-rope-linear-old": "llama-rope-linear",
            "llama-rope-dynamic-old": "llama-rope-dynamic", "llama-rope-llama3-old": "llama-rope-llama3",
            "llama-rope-yarn-old": "llama-rope-yarn", "mistral-window-old": "mistral-window",
-           "qwen2-window-old": "qwen2-window-on-last-layers"}
+           "qwen2-window-old": "qwen2-window-on-last-layers", "mixtral-old-spelling": "mixtral-gqa",
+           "minimax-m2-as-published": "minimax-m2"}
 
 
-def random_weights(model, seed):
+def random_weights(model, seed, selection_bias=None):
     """Overwrites every parameter: activations of order one, peaked attention, biases that matter, norms around one.
 
     transformers' own initialisation (0.02 everywhere) leaves the layers of a tiny model almost without effect.
@@ -193,10 +239,17 @@ def random_weights(model, seed):
             pass
         elif name.endswith(("q_proj.weight", "k_proj.weight")):
             values *= 1.3 / parameter.shape[1] ** 0.5
+        elif name.endswith("mlp.gate.weight"):
+            values *= 2.0 / parameter.shape[1] ** 0.5  # choices that are clear, most of them
         else:
-            values /= parameter.shape[1] ** 0.5
+            values /= parameter.shape[-1] ** 0.5
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(values))
+    for name, buffer in sorted(model.named_buffers()):
+        if not name.endswith("e_score_correction_bias"):
+            continue
+        values = 0.3 * generator.standard_normal(tuple(buffer.shape)) if selection_bias is None else selection_bias
+        buffer.copy_(torch.tensor(numpy.asarray(values)))
 
 
 def make_weights(folder, name):
@@ -209,7 +262,7 @@ def make_weights(folder, name):
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if not WEIGHTS[name].get("own_init"):
-        random_weights(model, seed)
+        random_weights(model, seed, WEIGHTS[name].get("selection_bias"))
     model = model.to(dtype)
     saved = model.model if WEIGHTS[name].get("base_export") else model
     saved.save_pretrained(folder, max_shard_size=WEIGHTS[name].get("shard_bytes", "1GB"))
@@ -239,11 +292,13 @@ def prompts_of(name, vocab_size):
     return [generator.integers(0, vocab_size, length).tolist() for length in LENGTHS]
 
 
-def squared_errors(values, truth, prompts):
-    """{point: [sum of (values - truth)^2 of each prompt]}"""
-    ends = numpy.cumsum([len(prompt) for prompt in prompts])
+def squared_errors(values, truth, prompts, of_tokens=False):
+    """{point: [sum of (values - truth)^2 of each prompt, or of each token]}"""
+    ends = numpy.cumsum([1 if of_tokens else len(prompt) for prompt in (sum(prompts, []) if of_tokens else prompts)])
     errors = {}
     for name, reference in truth.items():
+        if reference.dtype == torch.int32:
+            continue
         squares = ((values[name].double() - reference.double()) ** 2).sum(dim=1).numpy()
         errors[name] = [float(part.sum()) for part in numpy.split(squares, ends[:-1])]
     return errors
@@ -266,15 +321,31 @@ def make_folder(output, name, config, weights_folder):
     return folder
 
 
-def make_reference(folder):
+def tensor_names(folder):
+    names = []
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names += file.keys()
+    return names
+
+
+def make_reference(folder, experts_implementation):
     """Adds what transformers computes; returns its bfloat16 error at each point, relative to the float32 values."""
     prompts = prompts_of(folder.name, json.loads((folder / "config.json").read_text())["vocab_size"])
     (folder / "input_ids.json").write_text(json.dumps(prompts) + "\n")
-    capture_hf.capture_to_file(folder / "reference.h5", folder, prompts, torch.float32, with_measures=False)
-    truth = capture_hf.capture_to_memory(folder, prompts, torch.float32)
-    errors = {name: squared_errors(capture_hf.capture_to_memory(folder, prompts, dtype), truth, prompts)
-              for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16))}
-    (folder / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
+    has_experts = any(".experts." in name for name in tensor_names(folder))
+    points = {"patterns": ["model.embed_tokens", "model.layers.*", "model.norm", *ROUTER_POINTS]} if has_experts else {}
+    points["experts_implementation"] = experts_implementation
+    capture_hf.capture_to_file(folder / "reference.h5", folder, prompts, torch.float32, with_measures=False, **points)
+    truth = capture_hf.capture_to_memory(folder, prompts, torch.float32, **points)
+    runs = {name: capture_hf.capture_to_memory(folder, prompts, dtype, **points)
+            for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16))}
+    errors = {name: squared_errors(run, truth, prompts, has_experts) for name, run in runs.items()}
+    (folder / "errors.json").write_text(json.dumps(errors, indent=None if has_experts else 1) + "\n")
+    if has_experts:
+        routing = {name: {point: value.tolist() for point, value in run.items() if value.dtype == torch.int32}
+                   for name, run in runs.items()}
+        (folder / "routing.json").write_text(json.dumps(routing) + "\n")
     return [(sum(error) / float((truth[point].double() ** 2).sum())) ** 0.5
             for point, error in errors["bfloat16"].items()]
 
@@ -285,13 +356,16 @@ def link_reference(folder, other):
     different = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
     if different:
         sys.exit(f"{folder.name} and {other.name}: transformers reads {different} differently")
-    for file in ("input_ids.json", "reference.h5", "errors.json"):
+    for file in ("input_ids.json", "reference.h5", "errors.json", "routing.json"):
+        if not (other / file).exists():
+            continue
         (folder / file).symlink_to(f"../{other.name}/{file}")
 
 
 def resolved(folder):
     config = transformers.AutoConfig.from_pretrained(folder).to_dict()
-    for key in ("transformers_version", "_name_or_path", "architectures", "rope_theta", "rope_scaling"):
+    for key in ("transformers_version", "_name_or_path", "architectures", "rope_theta", "rope_scaling", "rotary_dim",
+                "partial_rotary_factor", *MINIMAX):
         config.pop(key, None)
     config["rope_parameters"].pop("type", None)
     return config
@@ -321,7 +395,7 @@ def main():
                 link_reference(folder, options.output / SAME_AS[name])
                 print(f"{name:40} as {SAME_AS[name]}", flush=True)
             else:
-                errors = make_reference(folder)
+                errors = make_reference(folder, WEIGHTS[weights].get("experts", "grouped_mm"))
                 print(f"{name:40} bfloat16 error " + " ".join(f"{error:.1e}" for error in errors), flush=True)
 
 

@@ -267,8 +267,9 @@ void check(const Ops::GroupByExpert& args) {
   const Named tokens{"token_of_row", args.token_of_row};
   for (const Named& named : {indices, rows, tokens}) check_indices(kOperation, named);
   require_same_shape(kOperation, rows, indices);
-  require(args.token_of_row.columns == 1 && args.token_of_row.rows == args.topk_indices.rows * args.topk_indices.columns,
-          kOperation, tokens, indices);
+  require(
+      args.token_of_row.columns == 1 && args.token_of_row.rows == args.topk_indices.rows * args.topk_indices.columns,
+      kOperation, tokens, indices);
   if (static_cast<std::int64_t>(args.first_rows.size()) <= args.topk_indices.columns) {
     refuse(kOperation, text(args.first_rows.size(), " first_rows where ", described(indices)));
   }
@@ -282,7 +283,8 @@ void check(const Ops::GatherRows& args) {
   check_indices(kOperation, rows);
   require(args.out.columns == args.x.columns, kOperation, out, x);
   require_same_dtype(kOperation, out, x);
-  require(args.rows.columns == 1 && args.rows.rows == args.out.rows && args.rows.is_contiguous(), kOperation, rows, out);
+  require(args.rows.columns == 1 && args.rows.rows == args.out.rows && args.rows.is_contiguous(), kOperation, rows,
+          out);
 }
 
 void check(const Ops::ExpertMatMul& args, Dtype weight_dtype) {
@@ -305,8 +307,8 @@ void check(const Ops::ExpertMatMul& args, Dtype weight_dtype) {
   }
   if (args.first_rows.back() - args.first_rows.front() != args.x.rows ||
       !std::is_sorted(args.first_rows.begin(), args.first_rows.end())) {
-    refuse(kOperation,
-           text("first_rows go from ", args.first_rows.front(), " to ", args.first_rows.back(), " where ", described(x)));
+    refuse(kOperation, text("first_rows go from ", args.first_rows.front(), " to ", args.first_rows.back(), " where ",
+                            described(x)));
   }
 }
 
@@ -320,7 +322,8 @@ void check(const Ops::CombineExperts& args) {
   require_same_dtype(kOperation, out, outputs);
   require(args.row_of_choice.rows == args.out.rows, kOperation, rows, out);
   require(args.expert_outputs.rows == args.row_of_choice.rows * args.row_of_choice.columns, kOperation, outputs, rows);
-  require(args.topk_weights.rows == args.row_of_choice.rows && args.topk_weights.columns == args.row_of_choice.columns &&
+  require(args.topk_weights.rows == args.row_of_choice.rows &&
+              args.topk_weights.columns == args.row_of_choice.columns &&
               args.topk_weights.dtype == weights_dtype(args.out.dtype),
           kOperation, weights, rows);
 }

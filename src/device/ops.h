@@ -258,9 +258,9 @@ class Ops {
   virtual void route_tokens(const RouteTokens& args) = 0;
 
   struct GroupByExpert {
-    Tensor row_of_choice;                // [num_tokens, num_experts_per_tok], i32
-    Tensor token_of_row;                 // [num_tokens * num_experts_per_tok, 1], i32
-    Tensor topk_indices;                 // [num_tokens, num_experts_per_tok], i32, in [0, num_experts), none twice in a row
+    Tensor row_of_choice;  // [num_tokens, num_experts_per_tok], i32
+    Tensor token_of_row;   // [num_tokens * num_experts_per_tok, 1], i32
+    Tensor topk_indices;   // [num_tokens, num_experts_per_tok], i32, in [0, num_experts), none twice in a row
     std::span<std::int64_t> first_rows;  // [num_experts + 1], on the host; complete on return
   };
   /// Deals a row to each choice of a token, so that the rows of an expert e, first_rows[e] to first_rows[e + 1], stand

@@ -38,10 +38,10 @@ struct Architecture {
   QkNorm qk_norm;
 
   enum class Windows {
-    none,               // every layer sees all tokens before
-    every_layer,        // sliding_window on every layer unless null
+    none,                 // every layer sees all tokens before
+    every_layer,          // sliding_window on every layer unless null
     every_layer_if_used,  // the same where use_sliding_window is true
-    use_sliding_window  // only where that key is true: layers from max_window_layers on, or as layer_types says
+    use_sliding_window    // only where that key is true: layers from max_window_layers on, or as layer_types says
   };
   Windows windows;
   std::int64_t sliding_window;  // default of the key; 0 means null

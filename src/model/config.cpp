@@ -169,7 +169,8 @@ std::int64_t read_rotary_dim(ConfigReader& reader, ConfigReader& rope, const Arc
   const auto by_factor = static_cast<std::int64_t>(static_cast<double>(head_dim) * factor);
   const std::int64_t rotary_dim = reader.integer("rotary_dim", by_factor, 1, head_dim);
   if (rotary_dim == 0) {
-    throw reader.refuse("rotary_dim", "is missing, and so is partial_rotary_factor: programs disagree on what that means",
+    throw reader.refuse("rotary_dim",
+                        "is missing, and so is partial_rotary_factor: programs disagree on what that means",
                         "write \"rotary_dim\" into config.json: how many dimensions of each head are rotated (64 of "
                         "MiniMax-M2's 128)");
   }

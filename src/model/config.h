@@ -73,9 +73,9 @@ struct ModelConfig {
   std::int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   bool tie_word_embeddings = false;
-  bool qkv_bias = false;                     // of q_proj, k_proj and v_proj
-  bool o_bias = false;                       // of o_proj
-  bool mlp_bias = false;                     // of gate_proj, up_proj and down_proj
+  bool qkv_bias = false;  // of q_proj, k_proj and v_proj
+  bool o_bias = false;    // of o_proj
+  bool mlp_bias = false;  // of gate_proj, up_proj and down_proj
   QkNorm qk_norm = QkNorm::none;
   std::vector<std::int64_t> sliding_window;  // [num_hidden_layers]: tokens a token sees, itself included; 0: all
   RopeParameters rope;
@@ -87,9 +87,7 @@ struct ModelConfig {
   std::int64_t key_value_size() const { return num_key_value_heads * head_dim; }
   std::int64_t query_norm_size() const { return qk_norm == QkNorm::flat ? query_size() : head_dim; }
   std::int64_t key_norm_size() const { return qk_norm == QkNorm::flat ? key_value_size() : head_dim; }
-  bool has_experts(std::int64_t layer) const {
-    return experts && experts->in_layer[static_cast<std::size_t>(layer)];
-  }
+  bool has_experts(std::int64_t layer) const { return experts && experts->in_layer[static_cast<std::size_t>(layer)]; }
   /// Is there a layer without experts?
   bool has_dense_layers() const;
 };

@@ -11,7 +11,7 @@ namespace {
 
 /// An activation's place in Activations, and its shape.
 struct Part {
-  device::Tensor Activations::* tensor;
+  device::Tensor Activations::*tensor;
   std::int64_t width;
   Dtype dtype;
   std::int64_t rows_a_token = 1;
@@ -41,14 +41,13 @@ std::vector<Part> parts_of(const ModelConfig& config, Dtype dtype) {
                              {&Activations::sin, config.rotary_dim / 2, dtype}};
   if (!config.experts) return parts;
   const std::int64_t choices = config.experts->num_experts_per_tok;
-  parts.insert(parts.end(),
-               {{&Activations::router_logits, config.experts->num_experts, dtype},
-                {&Activations::topk_indices, choices, Dtype::i32},
-                {&Activations::row_of_choice, choices, Dtype::i32},
-                {&Activations::topk_weights, choices, dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32},
-                {&Activations::token_of_row, 1, Dtype::i32, choices},
-                {&Activations::expert_inputs, hidden, dtype},
-                {&Activations::expert_outputs, hidden, dtype, choices}});
+  parts.insert(parts.end(), {{&Activations::router_logits, config.experts->num_experts, dtype},
+                             {&Activations::topk_indices, choices, Dtype::i32},
+                             {&Activations::row_of_choice, choices, Dtype::i32},
+                             {&Activations::topk_weights, choices, dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32},
+                             {&Activations::token_of_row, 1, Dtype::i32, choices},
+                             {&Activations::expert_inputs, hidden, dtype},
+                             {&Activations::expert_outputs, hidden, dtype, choices}});
   return parts;
 }
 

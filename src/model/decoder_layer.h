@@ -49,13 +49,13 @@ class Activations {
 
   // Without data where no layer has experts. A token has a row for each expert that it chooses, and rows of one expert
   // stand together.
-  device::Tensor router_logits;                 // [num_tokens, num_experts]
+  device::Tensor router_logits;                // [num_tokens, num_experts]
   device::Tensor topk_indices, row_of_choice;  // [num_tokens, num_experts_per_tok], i32
-  device::Tensor topk_weights;                  // [num_tokens, num_experts_per_tok], f32; f64 in f64
-  device::Tensor token_of_row;                  // [num_tokens * num_experts_per_tok, 1], i32
-  device::Tensor expert_inputs;                 // [num_tokens, hidden_size]: of some experts at a time
-  device::Tensor expert_outputs;                // [num_tokens * num_experts_per_tok, hidden_size]
-  std::vector<std::int64_t> first_rows;         // [num_experts + 1], on the host
+  device::Tensor topk_weights;                 // [num_tokens, num_experts_per_tok], f32; f64 in f64
+  device::Tensor token_of_row;                 // [num_tokens * num_experts_per_tok, 1], i32
+  device::Tensor expert_inputs;                // [num_tokens, hidden_size]: of some experts at a time
+  device::Tensor expert_outputs;               // [num_tokens * num_experts_per_tok, hidden_size]
+  std::vector<std::int64_t> first_rows;        // [num_experts + 1], on the host
 
  private:
   device::Buffer buffer_;

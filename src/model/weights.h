@@ -27,8 +27,8 @@ struct LayerWeights {
   std::unique_ptr<device::MatMulWeight> gate_up_proj;  // gate_proj, up_proj stacked
   std::unique_ptr<device::MatMulWeight> down_proj;
   // In place of the last two, in a layer with experts:
-  std::unique_ptr<device::MatMulWeight> router;                  // mlp.gate
-  OwnedTensor selection_bias;                                    // [1, num_experts], f32 (f64); or without data
+  std::unique_ptr<device::MatMulWeight> router;                 // mlp.gate
+  OwnedTensor selection_bias;                                   // [1, num_experts], f32 (f64); or without data
   std::unique_ptr<device::ExpertWeights> experts_gate_up_proj;  // gate_proj, up_proj stacked
   std::unique_ptr<device::ExpertWeights> experts_down_proj;
 };

@@ -23,6 +23,11 @@ std::string of_type(const std::string& type, const std::string& more) {
          (more.empty() ? "" : ", " + more) + "}";
 }
 
+void refused(const std::string& config, const char* message) {
+  CAPTURE(config);
+  CHECK_THROWS_WITH_AS(read(config), doctest::Contains(message), Error);
+}
+
 }  // namespace
 
 TEST_CASE("absent and null keys take transformers' defaults") {
@@ -86,10 +91,6 @@ TEST_CASE("biases and norms follow the family") {
 }
 
 TEST_CASE("what is not understood is refused by name") {
-  const auto refused = [](const std::string& config, const char* message) {
-    CAPTURE(config);
-    CHECK_THROWS_WITH_AS(read(config), doctest::Contains(message), Error);
-  };
   refused(R"({"model_type": "mamba"})", "model_type \"mamba\" is not supported\n  help: supported are llama, mistral");
   refused("[]", "is array where an object is expected");
   refused("{}", "has no model_type");
@@ -115,10 +116,6 @@ TEST_CASE("what is not understood is refused by name") {
 }
 
 TEST_CASE("sizes that no model has are refused before anything is made of that size") {
-  const auto refused = [](const std::string& config, const char* message) {
-    CAPTURE(config);
-    CHECK_THROWS_WITH_AS(read(config), doctest::Contains(message), Error);
-  };
   const auto with = [](const char* key, const char* value) {
     return std::string(R"({"model_type": "llama", ")") + key + "\": " + value + "}";
   };
@@ -149,6 +146,57 @@ TEST_CASE("keys without influence are read over, others without effect are liste
   CHECK(read(llama(R"("attn_implementation": "flash_attention_2", "use_flash_attn": true,
                       "rope_scaling": {"type": "yarn", "factor": 4, "finetuned": true})"))
             .rope.rope_type == "yarn");
+}
+
+TEST_CASE("experts have their keys and transformers' defaults") {
+  const ModelConfig mixtral = read(R"({"model_type": "mixtral", "num_hidden_layers": 2})");
+  REQUIRE(mixtral.experts.has_value());
+  CHECK(mixtral.experts->num_experts == 8);
+  CHECK(mixtral.experts->num_experts_per_tok == 2);
+  CHECK(mixtral.experts->moe_intermediate_size == 14336);
+  CHECK(mixtral.experts->router.normalizes);
+  CHECK(mixtral.rope.rope_theta == 1e6);
+  CHECK(mixtral.sliding_window[0] == 0);
+  CHECK(read(R"({"model_type": "mixtral", "sliding_window": 9})").sliding_window[31] == 9);
+
+  const ModelConfig qwen3 = read(of_type("qwen3_moe", R"("num_local_experts": 16, "mlp_only_layers": [1],
+      "decoder_sparse_step": 2, "use_sliding_window": true, "sliding_window": 7)"));
+  CHECK(qwen3.experts->num_experts == 16);
+  CHECK(qwen3.experts->moe_intermediate_size == 768);
+  CHECK_FALSE(qwen3.experts->router.normalizes);
+  CHECK(qwen3.experts->router.rounds_weights);
+  CHECK(qwen3.experts->in_layer == std::vector<bool>{false, false, false, true});
+  CHECK(qwen3.has_dense_layers());
+  CHECK(qwen3.sliding_window == std::vector<std::int64_t>{7, 7, 7, 7});
+  CHECK_FALSE(read(of_type("qwen3_moe", R"("num_experts": 0)")).experts.has_value());
+}
+
+TEST_CASE("MiniMax-M2 rotates the part of a head that its config.json says") {
+  const auto rotary_dim = [](const std::string& more) { return read(of_type("minimax_m2", more)).rotary_dim; };
+  CHECK(rotary_dim(R"("rotary_dim": 8)") == 8);
+  CHECK(rotary_dim(R"("partial_rotary_factor": 0.25)") == 4);
+  CHECK(rotary_dim(R"("rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5})") == 8);
+  CHECK(rotary_dim(R"("rotary_dim": 8, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5})") ==
+        8);
+  CHECK(read(R"({"model_type": "minimax", "architectures": ["MiniMaxM2ForCausalLM"], "rotary_dim": 64})").qk_norm ==
+        QkNorm::flat);
+  refused(of_type("minimax_m2", ""), "rotary_dim: is missing");
+  refused(of_type("minimax_m2", R"("rotary_dim": 8, "partial_rotary_factor": 0.25)"), "rotary_dim: is 8 where");
+  refused(of_type("minimax_m2", R"("rotary_dim": 7)"), "rotary_dim: is 7; expected an even number");
+  refused(R"({"model_type": "minimax", "rotary_dim": 64})", "model_type \"minimax\" is not supported");
+}
+
+TEST_CASE("keys of experts that ask for other math are refused") {
+  const auto minimax = [](const std::string& more) { return of_type("minimax_m2", R"("rotary_dim": 8, )" + more); };
+  refused(minimax(R"("scoring_func": "softmax")"), "scoring_func: is \"softmax\"; minimax_m2 is supported with");
+  refused(minimax(R"("attn_type_list": [1, 0, 1, 1])"), "attn_type_list: is [1,0,1,1]");
+  refused(minimax(R"("shared_intermediate_size": 64)"), "shared_intermediate_size: is 64");
+  refused(minimax(R"("use_qk_norm": false)"), "use_qk_norm: is false");
+  refused(minimax(R"("layernorm_mlp_beta": 3.5)"), "layernorm_mlp_beta: is 3.5");
+  refused(minimax(R"("num_experts": 4, "num_local_experts": 8)"), "num_experts: is 4 where num_local_experts is 8");
+  refused(minimax(R"("num_experts_per_tok": 500)"), "num_experts_per_tok: is 500 where there are 256 experts");
+  refused(of_type("qwen3_moe", R"("moe_layer_start_index": 3)"), "is not known here");
+  refused(of_type("qwen3_moe", R"("shared_expert_intermediate_size": 3)"), "is not known here");
 }
 
 }  // namespace layerprobe::model

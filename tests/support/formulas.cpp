@@ -98,6 +98,76 @@ Values attention_in_f64(const AttentionInputs& in) {
   return out;
 }
 
+Routed route_tokens_in_f64(const RouteInputs& in) {
+  const Dtype weights = in.router_logits.dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32;
+  Routed out{.indices = filled(in.router_logits.rows, in.num_choices, Dtype::i32, 0),
+             .weights = filled(in.router_logits.rows, in.num_choices, weights, 0)};
+  const std::int64_t num_experts = in.router_logits.columns;
+  for (std::int64_t t = 0; t < in.router_logits.rows; ++t) {
+    std::vector<double> scores;
+    double exponentials = 0;
+    for (std::int64_t e = 0; e < num_experts; ++e) exponentials += std::exp(in.router_logits.at(t, e));
+    for (std::int64_t e = 0; e < num_experts; ++e) {
+      const double z = in.router_logits.at(t, e);
+      scores.push_back(in.is_sigmoid ? 1 / (1 + std::exp(-z)) : std::exp(z) / exponentials);
+    }
+    const auto selection = [&](std::int64_t e) {
+      return scores[static_cast<std::size_t>(e)] + (in.selection_bias.rows > 0 ? in.selection_bias.at(0, e) : 0.0);
+    };
+    std::vector<std::int64_t> order(static_cast<std::size_t>(num_experts));
+    for (std::int64_t e = 0; e < num_experts; ++e) order[static_cast<std::size_t>(e)] = e;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::int64_t a, std::int64_t b) { return selection(a) > selection(b); });
+    double sum = 0;
+    for (std::int64_t j = 0; j < in.num_choices; ++j) {
+      const std::int64_t expert = order[static_cast<std::size_t>(j)];
+      out.indices.at(t, j) = static_cast<double>(expert);
+      sum += out.weights.at(t, j) = scores[static_cast<std::size_t>(expert)];
+    }
+    for (std::int64_t j = 0; j < in.num_choices; ++j) {
+      double& weight = out.weights.at(t, j);
+      if (in.normalizes) weight /= sum;
+      weight = rounded(weight, in.rounds_weights ? in.router_logits.dtype : weights);
+    }
+  }
+  return out;
+}
+
+Grouped group_by_expert_plainly(const Values& topk_indices, std::int64_t num_experts) {
+  Grouped out{.row_of_choice = topk_indices,
+              .token_of_row = filled(topk_indices.rows * topk_indices.columns, 1, Dtype::i32, 0),
+              .first_rows = {0}};
+  std::int64_t row = 0;
+  for (std::int64_t expert = 0; expert < num_experts; ++expert) {
+    for (std::int64_t t = 0; t < topk_indices.rows; ++t) {
+      for (std::int64_t j = 0; j < topk_indices.columns; ++j) {
+        if (topk_indices.at(t, j) != static_cast<double>(expert)) continue;
+        out.row_of_choice.at(t, j) = static_cast<double>(row);
+        out.token_of_row.at(row++, 0) = static_cast<double>(t);
+      }
+    }
+    out.first_rows.push_back(row);
+  }
+  return out;
+}
+
+Values combine_experts_in_f64(const Values& expert_outputs, const Values& row_of_choice, const Values& topk_weights,
+                              bool rounds_products) {
+  Values out = filled(row_of_choice.rows, expert_outputs.columns, expert_outputs.dtype, 0);
+  for (std::int64_t t = 0; t < out.rows; ++t) {
+    for (std::int64_t h = 0; h < out.columns; ++h) {
+      double sum = 0;
+      for (std::int64_t j = 0; j < row_of_choice.columns; ++j) {
+        const double product =
+            expert_outputs.at(static_cast<std::int64_t>(row_of_choice.at(t, j)), h) * topk_weights.at(t, j);
+        sum += rounds_products ? rounded(product, out.dtype) : product;
+      }
+      out.at(t, h) = rounded(sum, out.dtype);
+    }
+  }
+  return out;
+}
+
 Statistics row_statistics_in_f64(const Values& x, std::int64_t row) {
   double sums[32] = {}, squares[32] = {};
   Statistics statistics;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/statistics.h"
 #include "tests/support/values.h"
@@ -25,6 +26,29 @@ struct AttentionInputs {
   std::int64_t sliding_window;
 };
 Values attention_in_f64(const AttentionInputs& inputs);
+
+struct RouteInputs {
+  Values router_logits;
+  Values selection_bias;  // no rows for none
+  bool is_sigmoid;
+  bool normalizes;
+  bool rounds_weights;
+  std::int64_t num_choices;
+};
+struct Routed {
+  Values indices;  // i32
+  Values weights;
+};
+Routed route_tokens_in_f64(const RouteInputs& inputs);
+
+struct Grouped {
+  Values row_of_choice, token_of_row;  // i32
+  std::vector<std::int64_t> first_rows;
+};
+Grouped group_by_expert_plainly(const Values& topk_indices, std::int64_t num_experts);
+
+Values combine_experts_in_f64(const Values& expert_outputs, const Values& row_of_choice, const Values& topk_weights,
+                              bool rounds_products);
 
 /// The tree of base/statistics.h, element by element.
 Statistics row_statistics_in_f64(const Values& x, std::int64_t row);

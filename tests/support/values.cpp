@@ -26,6 +26,8 @@ double rounded_to(double value, int bits, int min_exponent, double largest) {
   return std::abs(result) > largest ? std::copysign(std::numeric_limits<double>::infinity(), value) : result;
 }
 
+constexpr std::int32_t kPoison = std::numeric_limits<std::int32_t>::min();  // stands for NaN among integers
+
 }  // namespace
 
 double rounded(double value, Dtype dtype) {
@@ -46,11 +48,14 @@ std::vector<std::byte> bytes_of(const Values& values) {
   for (std::size_t i = 0; i < values.data.size(); ++i) {
     std::byte* to = bytes.data() + i * size_of(values.dtype);
     const auto value = static_cast<float>(values.data[i]);
+    const std::int32_t integer = std::isnan(values.data[i]) ? kPoison : static_cast<std::int32_t>(values.data[i]);
     const std::uint16_t half = values.dtype == Dtype::bf16 ? bf16_of_f32(value) : f16_of_f32(value);
     if (values.dtype == Dtype::f64) {
       std::memcpy(to, &values.data[i], sizeof(double));
     } else if (values.dtype == Dtype::f32) {
       std::memcpy(to, &value, sizeof(float));
+    } else if (values.dtype == Dtype::i32) {
+      std::memcpy(to, &integer, sizeof integer);
     } else {
       std::memcpy(to, &half, sizeof half);
     }
@@ -64,11 +69,15 @@ Values values_of(const std::byte* bytes, Dtype dtype, std::int64_t rows, std::in
     const std::byte* from = bytes + i * size_of(dtype);
     float value;
     std::uint16_t half;
+    std::int32_t integer;
     if (dtype == Dtype::f64) {
       std::memcpy(&values.data[i], from, sizeof(double));
     } else if (dtype == Dtype::f32) {
       std::memcpy(&value, from, sizeof value);
       values.data[i] = value;
+    } else if (dtype == Dtype::i32) {
+      std::memcpy(&integer, from, sizeof integer);
+      values.data[i] = integer == kPoison ? std::numeric_limits<double>::quiet_NaN() : integer;
     } else {
       std::memcpy(&half, from, sizeof half);
       values.data[i] = dtype == Dtype::bf16 ? f32_of_bf16(half) : f32_of_f16(half);

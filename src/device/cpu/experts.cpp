@@ -82,7 +82,9 @@ void choose(const Ops::RouteTokens& args, std::int64_t token, std::span<const ty
             std::vector<bool>& is_chosen) {
   using A = typename D::A;
   const auto* bias = static_cast<const A*>(args.selection_bias.data);
-  const auto selection_score = [&](std::size_t expert) { return bias ? scores[expert] + bias[expert] : scores[expert]; };
+  const auto selection_score = [&](std::size_t expert) {
+    return bias ? scores[expert] + bias[expert] : scores[expert];
+  };
   auto* indices = row_of<std::int32_t>(args.topk_indices, token);
   auto* weights = row_of<A>(args.topk_weights, token);
   is_chosen.assign(scores.size(), false);
