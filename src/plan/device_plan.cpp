@@ -11,8 +11,10 @@
 namespace layerprobe::plan {
 namespace {
 
-/// Tokens of a micro-batch on a GPU, and the share of its rate that they reach (measured: docs/placement.md).
+/// Tokens of a micro-batch on a GPU, and the share of its rate that they reach (measured: docs/placement.md). The
+/// second are for models with experts, whose batches are plan/footprints.h's batch_factor times as large.
 constexpr std::array<std::pair<std::int64_t, double>, 3> kGpuBatches = {{{8192, 1.0}, {4096, 0.98}, {2048, 0.96}}};
+constexpr std::array<std::pair<std::int64_t, double>, 3> kExpertBatches = {{{8192, 1.0}, {4096, 0.95}, {2048, 0.84}}};
 
 /// A placement with all that it follows from.
 struct Candidate {
@@ -89,15 +91,17 @@ class Planner {
 
   Candidate chosen() const {
     if (plan_.tokens_per_batch > 0) return candidate(plan_.tokens_per_batch, 1);
-    if (!is_gpu_) return candidate(std::min<std::int64_t>(256 * request_.num_cores, 4096), 1);
+    const std::int64_t factor = batch_factor(config_);
+    if (!is_gpu_) return candidate(factor * std::min<std::int64_t>(256 * request_.num_cores, 4096), 1);
     std::optional<Candidate> best;
-    for (std::size_t i = 0; i < kGpuBatches.size(); ++i) {
-      const auto& [tokens, efficiency] = kGpuBatches[i];
+    const auto& batches = config_.experts ? kExpertBatches : kGpuBatches;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      const auto& [tokens, efficiency] = batches[i];
       try {
-        Candidate next = candidate(tokens, efficiency);
+        Candidate next = candidate(factor * tokens, efficiency);
         if (!best || next.prediction.placed_seconds < best->prediction.placed_seconds) best = std::move(next);
       } catch (const Error& error) {  // a smaller batch may leave the room that is missing
-        const bool is_last = i + 1 == kGpuBatches.size();
+        const bool is_last = i + 1 == batches.size();
         if (error.kind() != ErrorKind::resource || (is_last && !best)) throw;
       }
     }

@@ -39,6 +39,10 @@ std::int64_t largest_micro_batch(const Prompts& prompts, std::int64_t tokens_per
 placement::Work work_of(const model::ModelConfig& config, const weights::Checkpoint& checkpoint, const Plan& plan,
                         const Prompts& prompts, const Rates& rates);
 
+/// A micro-batch of a model with experts has this many times the tokens of a dense one's, so that an expert's products
+/// have rows enough: its tokens are a share of the batch's.
+std::int64_t batch_factor(const model::ModelConfig& config);
+
 /// What of a device's memory is not for weights.
 struct Reserve {
   std::uint64_t context_bytes = 0;

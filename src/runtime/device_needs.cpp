@@ -12,6 +12,7 @@
 #include "model/decoder_layer.h"
 #include "model/tensors.h"
 #include "placement/budgets.h"
+#include "plan/footprints.h"
 #include "store/reader.h"
 
 namespace layerprobe::runtime {
@@ -100,6 +101,18 @@ void expect_memory(const RunDevice& device, const model::ModelConfig& config, co
                                  " or fewer; a prompt of more tokens goes by itself and has to be shorter")
                           : "run fewer layers (--test-type multi --layers, or single), or take another device: "
                             "--device-map"});
+}
+
+std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan) {
+  const std::int64_t least = device.ops->good_batch_tokens();
+  const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes),
+                      weights = weights_bytes(config, plan);
+  std::int64_t tokens = least * plan::batch_factor(config);
+  const auto fits = [&] {
+    return weights < free && model::Activations::bytes(config, plan.dtype, tokens) <= free - weights;
+  };
+  while (tokens / 2 >= least && !fits()) tokens /= 2;
+  return tokens;
 }
 
 std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,

@@ -26,6 +26,10 @@ RunDevice open_device(const std::string& device_map, const std::string& max_memo
 void expect_memory(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan,
                    std::int64_t batch_tokens);
 
+/// Tokens of a batch where the user gives no number: what keeps the device at its rate; with experts, whose batches are
+/// large, as much of it as there is memory for.
+std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan);
+
 /// How the run's weights are multiplied (Ops::matmul_choices): as `continued`, a file of the same run, says, or as the
 /// device chooses where there is no such file.
 std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,

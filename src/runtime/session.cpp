@@ -268,7 +268,9 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   const RunDevice device = open_device(options.device_map, options.max_memory);
   device::Ops& ops = *device.ops;
   Prepared prepared(options, watch);
-  if (prepared.plan.tokens_per_batch == 0) prepared.plan.tokens_per_batch = ops.good_batch_tokens();
+  if (prepared.plan.tokens_per_batch == 0) {
+    prepared.plan.tokens_per_batch = good_batch_tokens(device, prepared.config, prepared.plan);
+  }
   RunReport report;
   report.test_type = prepared.plan.test_type;
   report.dtype = prepared.plan.dtype;

@@ -105,11 +105,11 @@ Routed route_tokens_in_f64(const RouteInputs& in) {
   const std::int64_t num_experts = in.router_logits.columns;
   for (std::int64_t t = 0; t < in.router_logits.rows; ++t) {
     std::vector<double> scores;
-    double exponentials = 0;
+    long double exponentials = 0;
     for (std::int64_t e = 0; e < num_experts; ++e) exponentials += std::exp(in.router_logits.at(t, e));
     for (std::int64_t e = 0; e < num_experts; ++e) {
       const double z = in.router_logits.at(t, e);
-      scores.push_back(in.is_sigmoid ? 1 / (1 + std::exp(-z)) : std::exp(z) / exponentials);
+      scores.push_back(in.is_sigmoid ? 1 / (1 + std::exp(-z)) : static_cast<double>(std::exp(z) / exponentials));
     }
     const auto selection = [&](std::int64_t e) {
       return scores[static_cast<std::size_t>(e)] + (in.selection_bias.rows > 0 ? in.selection_bias.at(0, e) : 0.0);

@@ -64,10 +64,14 @@ void take_scores(Ops::Scores kind, std::span<A> logits) {
     for (A& value : logits) value = 1 / (1 + std::exp(-value));
     return;
   }
-  A max = -std::numeric_limits<A>::infinity(), sum = 0;
+  constexpr std::size_t kLanes = 32;  // of sums, for accuracy
+  A max = -std::numeric_limits<A>::infinity(), sums[kLanes] = {};
   for (const A value : logits) max = value > max ? value : max;
-  for (A& value : logits) sum += value = std::exp(value - max);
-  for (A& value : logits) value /= sum;
+  for (std::size_t i = 0; i < logits.size(); ++i) sums[i % kLanes] += logits[i] = std::exp(logits[i] - max);
+  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+    for (std::size_t lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
+  }
+  for (A& value : logits) value /= sums[0];
 }
 
 /// Of two that may be chosen, whether `a` goes before `b` whose index is lower.
