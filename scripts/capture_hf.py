@@ -251,6 +251,9 @@ def load_model(folder, dtype, attn_implementation="sdpa", experts_implementation
         experts = {"experts_implementation": experts_implementation}
     else:
         experts = {}  # a dense model refuses the argument
+    if getattr(config, "quantization_config", None) or "quantization_config" in json.loads(
+            (pathlib.Path(folder) / "config.json").read_text()):
+        experts["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation, device_map=device_map, local_files_only=True,
         **experts)

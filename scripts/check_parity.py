@@ -282,7 +282,7 @@ REFUSED = {  # a change of a sound llama config.json -> what the message must na
     "a rope key that is not known": ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4,
                                                           "twist": 2.0}}, "twist"),
     "linear without its factor": ({"rope_scaling": {"type": "linear"}}, "factor"),
-    "quantised weights": ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+    "quantised weights": ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quant_method"),
     "more layers than the file has": ({"num_hidden_layers": 4}, "model.layers.3"),
     "fewer layers than the file has": ({"num_hidden_layers": 2}, "model.layers.2"),
     "another hidden_size": ({"hidden_size": 52}, "embed_tokens"),

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Writes a checkpoint of a published shape with random weights, as fast as the file system takes it.
 
-usage: make_checkpoint.py SHAPE FOLDER [--layers N] [--only LAYER] [--processes N]
+usage: make_checkpoint.py SHAPE FOLDER [--layers N] [--only LAYER] [--fp8] [--headers-only] [--processes N]
   --layers N      that many layers instead of the shape's own
   --only LAYER    data for this layer alone; the other files are holes of the right size
+  --fp8           the matrices of the layers as F8_E4M3 with a factor for each block of 128 x 128
+  --headers-only  all files are holes of the right size: for plans
   --processes N   that write at the same time (the number of cores)
 
 The weights are normally distributed with a deviation of 0.02 and repeat after some millions: right for speed, where
-they must not be zero, and for nothing else. A file a layer, bfloat16. Needs Python alone.
+they must not be zero, and for nothing else. A file a layer, bfloat16 but for --fp8. Needs Python alone.
 """
 import argparse
 import array
@@ -25,21 +27,34 @@ LLAMA = dict(architectures=["LlamaForCausalLM"], model_type="llama", rms_norm_ep
              max_position_embeddings=131072)
 QWEN2 = dict(architectures=["Qwen2ForCausalLM"], model_type="qwen2", rms_norm_eps=1e-6, rope_theta=1000000.0,
              max_position_embeddings=32768)
+MINIMAX_M2 = dict(architectures=["MiniMaxM2ForCausalLM"], model_type="minimax_m2", rms_norm_eps=1e-6, rope_theta=5000000,
+                  rotary_dim=64, max_position_embeddings=196608, num_local_experts=256, num_experts_per_tok=8,
+                  scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, qk_norm_type="per_layer",
+                  shared_intermediate_size=0)
 SHAPES = {  # width, of the MLP, layers, heads, key and value heads, head_dim, vocabulary
     "tiny": (LLAMA, 64, 96, 4, 4, 2, 16, 1000),
     "llama-1b": (LLAMA, 2048, 8192, 16, 32, 8, 64, 128256),
     "llama-8b": (LLAMA, 4096, 14336, 32, 32, 8, 128, 128256),
+    "minimax-m2": (MINIMAX_M2, 3072, 1536, 62, 48, 8, 128, 200064),
+    "minimax-m2-4": (MINIMAX_M2, 3072, 1536, 4, 48, 8, 128, 200064),
+    "minimax-m2-tiny": ({**MINIMAX_M2, "num_local_experts": 16, "rotary_dim": 8}, 128, 128, 2, 4, 2, 16, 1000),
     "qwen2-72b": (QWEN2, 8192, 29568, 80, 64, 8, 128, 152064),
 }
+FP8 = dict(quant_method="fp8", activation_scheme="dynamic", fmt="float8_e4m3fn", weight_block_size=[128, 128],
+           modules_to_not_convert=["gate", "e_score_correction_bias", "lm_head"])
 PERIOD = 4_194_301  # weights; a prime, so that no two rows of a matrix begin alike
 
 
-def config_of(shape, num_layers=None):
+def config_of(shape, num_layers=None, fp8=False):
+    """`shape` may end with "-fp8"."""
+    fp8 = fp8 or shape.endswith("-fp8")
+    shape = shape.removesuffix("-fp8")
     family, hidden, intermediate, layers, heads, key_value_heads, head_dim, vocabulary = SHAPES[shape]
     return {**family, "hidden_size": hidden, "intermediate_size": intermediate,
             "num_hidden_layers": num_layers or layers, "num_attention_heads": heads,
             "num_key_value_heads": key_value_heads, "head_dim": head_dim, "vocab_size": vocabulary,
-            "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16"}
+            "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            **({"quantization_config": FP8} if fp8 else {})}
 
 
 def layer_tensors(config):
@@ -52,6 +67,21 @@ def layer_tensors(config):
                "self_attn.v_proj.weight": (key_value, hidden), "self_attn.o_proj.weight": (hidden, query),
                "mlp.gate_proj.weight": (intermediate, hidden), "mlp.up_proj.weight": (intermediate, hidden),
                "mlp.down_proj.weight": (hidden, intermediate)}
+    if config["model_type"] == "minimax_m2":
+        for matrix in ("gate", "up", "down"):
+            del tensors[f"mlp.{matrix}_proj.weight"]
+        experts = config["num_local_experts"]
+        tensors |= {"self_attn.q_norm.weight": (query,), "self_attn.k_norm.weight": (key_value,),
+                    "block_sparse_moe.gate.weight": (experts, hidden),
+                    "block_sparse_moe.e_score_correction_bias": (experts,)}
+        for expert in range(experts):
+            prefix = f"block_sparse_moe.experts.{expert}."
+            tensors |= {f"{prefix}w1.weight": (intermediate, hidden), f"{prefix}w3.weight": (intermediate, hidden),
+                        f"{prefix}w2.weight": (hidden, intermediate)}
+    if "quantization_config" in config:
+        for name, shape in list(tensors.items()):
+            if is_fp8(name):
+                tensors[f"{name}_scale_inv"] = tuple((size + 127) // 128 for size in shape)
     if config["model_type"] == "qwen2":
         tensors |= {"self_attn.q_proj.bias": (query,), "self_attn.k_proj.bias": (key_value,),
                     "self_attn.v_proj.bias": (key_value,)}
@@ -70,8 +100,19 @@ def files_of(config):
     return files
 
 
+def is_fp8(name):
+    return name.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight"))
+
+
+def dtype_of(name, tensors):
+    """safetensors' name of it, and the bytes of a number."""
+    if name.endswith(("_scale_inv", "e_score_correction_bias")):
+        return "F32", 4
+    return ("F8_E4M3", 1) if f"{name}_scale_inv" in tensors else ("BF16", 2)
+
+
 def bytes_of(tensors):
-    return sum(2 * math.prod(shape) for shape in tensors.values())
+    return sum(dtype_of(name, tensors)[1] * math.prod(shape) for name, shape in tensors.items())
 
 
 def checkpoint_bytes(config):
@@ -103,12 +144,29 @@ def weights_from(weights, start, count):
         count -= here
 
 
-def write_file(path, tensors, weights):
+def some_fp8():
+    """PERIOD F8_E4M3 numbers, twice: normally distributed about as the others are, none of them NaN."""
+    random.seed(2)
+    table = bytes((value % 0x60 + 0x10) | (value & 0x80) for value in range(256))
+    once = random.randbytes(PERIOD).translate(table)
+    return memoryview(once + once)
+
+
+def fp8_from(fp8, start, count):
+    while count:
+        here = min(count, PERIOD)
+        yield fp8[start : start + here]
+        start = (start + here) % PERIOD
+        count -= here
+
+
+def write_file(path, tensors, weights, fp8=None):
     """`weights` None: a hole where the data would be."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in tensors.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+        dtype, size = dtype_of(name, tensors)
+        begin, end = end, end + size * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb", buffering=0) as file:
@@ -118,7 +176,13 @@ def write_file(path, tensors, weights):
             return
         for name, shape in tensors.items():
             count = math.prod(shape)
-            if "norm" in name:
+            if name.endswith("_scale_inv"):  # of F8_E4M3 numbers of some 50
+                write_all(file, [memoryview(struct.pack("<f", 0.0004) * count)])
+            elif name.endswith("e_score_correction_bias"):
+                write_all(file, [memoryview(struct.pack("<f", 8.0) * count)])
+            elif dtype_of(name, tensors)[0] == "F8_E4M3":
+                write_all(file, fp8_from(fp8, hash_of(name) % PERIOD, count))
+            elif "norm" in name:
                 write_all(file, [memoryview(struct.pack("<H", 0x3F80) * count)])  # 1
             else:
                 write_all(file, weights_from(weights, hash_of(name) % PERIOD, count))
@@ -131,13 +195,14 @@ def hash_of(name):
     return value
 
 
-def make(shape, folder, layers=None, only=None, processes=None):
+def make(shape, folder, layers=None, only=None, processes=None, fp8=False, headers_only=False):
     """Returns the checkpoint's bytes. config.json comes last: where it is, the rest is."""
-    config = config_of(shape, layers)
+    config = config_of(shape, layers, fp8)
     files = files_of(config)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = some_weights()
+    weights = None if headers_only else some_weights()
+    numbers = some_fp8() if "quantization_config" in config and not headers_only else None
     jobs = list(enumerate(files.items()))
     processes = min(processes or os.cpu_count(), len(jobs))
     children = []
@@ -147,7 +212,7 @@ def make(shape, folder, layers=None, only=None, processes=None):
             status = 1
             try:
                 for index, (name, tensors) in jobs[process::processes]:
-                    write_file(folder / name, tensors, weights if only in (None, index) else None)
+                    write_file(folder / name, tensors, weights if only in (None, index) else None, numbers)
                 status = 0
             except OSError as error:
                 print(f"error: {error}", file=sys.stderr)
@@ -169,10 +234,13 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--fp8", action="store_true")
+    parser.add_argument("--headers-only", action="store_true")
     parser.add_argument("--processes", type=int)
     options = parser.parse_args()
     start = time.perf_counter()
-    size = make(options.shape, options.folder, options.layers, options.only, options.processes)
+    size = make(options.shape, options.folder, options.layers, options.only, options.processes, options.fp8,
+                options.headers_only)
     print(f"{size / 1e9:.1f} GB in {time.perf_counter() - start:.1f} s")
 
 

@@ -23,6 +23,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 import zlib
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,7 +32,7 @@ import numpy
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import capture_hf
 
@@ -107,8 +108,16 @@ WEIGHTS = {
                               num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
                               rms_norm_eps=1e-6, max_position_embeddings=64, rope_theta=5e6, rotary_dim=16,
                               num_local_experts=7, num_experts_per_tok=2, selection_bias=[0, 0, -9, 0, 9, 0, -9]),
+    "minimax-m2-fp8": dict(model_type="minimax_m2", vocab_size=61, hidden_size=64, intermediate_size=16,
+                           num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+                           rms_norm_eps=1e-6, max_position_embeddings=64, rope_theta=5e6, rotary_dim=8,
+                           num_local_experts=6, num_experts_per_tok=2, fp8_block=[32, 16], f32_router=True),
+    "qwen3-fp8": dict(model_type="qwen3", vocab_size=61, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
+                      num_attention_heads=4, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6,
+                      max_position_embeddings=64, rope_theta=1e6, fp8_block=[128, 128],
+                      not_converted=["lm_head", "model.layers.1.self_attn.k_proj"]),
 }
-STORAGE_KEYS = ("selection_bias", "experts", "storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
+STORAGE_KEYS = ("fp8_block", "not_converted", "f32_router", "selection_bias", "experts", "storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
 
 # ------------------------------------------------------------------------------------------------------------- cases
 # name: (weights, change), where `change` is what differs in config.json as transformers 5 spells it (None removes a
@@ -213,6 +222,8 @@ CASES = {
     "minimax-m2": ("minimax-m2", {}),
     "minimax-m2-as-published": ("minimax-m2", old_spelling("rope_scaling", rotary_dim=12, **MINIMAX)),
     "minimax-m2-skewed": ("minimax-m2-skewed", {}),
+    "minimax-m2-fp8": ("minimax-m2-fp8", old_spelling("rope_scaling", rotary_dim=8)),
+    "qwen3-fp8": ("qwen3-fp8", {}),
 }
 # One model in two spellings: transformers must read them alike, and the reference is the other's, by a link.
 SAME_AS = {"llama-old-spelling": "llama-gqa", "llama-rope-linear-old": "llama-rope-linear",
@@ -271,7 +282,57 @@ def make_weights(folder, name):
         state = {key: value.clone() for key, value in model.state_dict().items()}
         state["lm_head.weight"] = torch.full_like(state["lm_head.weight"], 1e4)
         save_file(state, pathlib.Path(folder, "model.safetensors"), metadata={"format": "pt"})
+    if "fp8_block" in WEIGHTS[name]:
+        make_fp8(pathlib.Path(folder), **{key: WEIGHTS[name][key] for key in ("fp8_block", "not_converted", "f32_router")
+                                          if key in WEIGHTS[name]})
     return json.loads(pathlib.Path(folder, "config.json").read_text())
+
+
+def make_fp8(folder, fp8_block, not_converted=("gate", "e_score_correction_bias", "lm_head"), f32_router=False):
+    """Turns the matrices of the layers to FP8 with a factor for each block, as the published checkpoints have them.
+
+    transformers takes a block's size from the two shapes: all blocks are whole here, as it needs them.
+    """
+    rows, columns = fp8_block
+    tensors = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        module = name.removesuffix(".weight")
+        if not module.endswith(("_proj", ".w1", ".w2", ".w3")) or module.endswith(tuple(not_converted)):
+            is_router = name.endswith((".gate.weight", "e_score_correction_bias"))
+            tensors[name] = value.float() if is_router and f32_router else value
+            continue
+        height, width = min(rows, value.shape[0]), min(columns, value.shape[1])
+        blocks = value.float().reshape(value.shape[0] // height, height, value.shape[1] // width, width)
+        factors = blocks.abs().amax((1, 3)) / 448
+        tensors[name] = (blocks / factors[:, None, :, None]).reshape(value.shape).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = factors
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "float8_e4m3fn",
+                                     "weight_block_size": fp8_block, "modules_to_not_convert": list(not_converted)}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def dequantised(folder, other):
+    """The checkpoint in `folder` without FP8, in float32, in `other`: transformers' own float32 run of an FP8 checkpoint
+    leaves all other tensors in the dtype of the file."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["quantization_config"]
+    config["dtype"] = "float32"
+    (other / "config.json").write_text(json.dumps(config))
+    stored = load_file(folder / "model.safetensors")
+    tensors = {}
+    for name, value in stored.items():
+        if name.endswith("_scale_inv"):
+            continue
+        if f"{name}_scale_inv" in stored:
+            factors = stored[f"{name}_scale_inv"]
+            height, width = value.shape[0] // factors.shape[0], value.shape[1] // factors.shape[1]
+            blocks = value.float().reshape(factors.shape[0], height, factors.shape[1], width)
+            value = (blocks * factors[:, None, :, None]).reshape(value.shape)
+        tensors[name] = value.float()
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    return other
 
 
 def changed(config, changes):
@@ -336,10 +397,15 @@ def make_reference(folder, experts_implementation):
     has_experts = any(".experts." in name for name in tensor_names(folder))
     points = {"patterns": ["model.embed_tokens", "model.layers.*", "model.norm", *ROUTER_POINTS]} if has_experts else {}
     points["experts_implementation"] = experts_implementation
-    capture_hf.capture_to_file(folder / "reference.h5", folder, prompts, torch.float32, with_measures=False, **points)
-    truth = capture_hf.capture_to_memory(folder, prompts, torch.float32, **points)
-    runs = {name: capture_hf.capture_to_memory(folder, prompts, dtype, **points)
-            for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16))}
+    with tempfile.TemporaryDirectory() as workplace:
+        is_fp8 = "quantization_config" in json.loads((folder / "config.json").read_text())
+        plain = dequantised(folder, pathlib.Path(workplace)) if is_fp8 else folder
+        capture_hf.capture_to_file(folder / "reference.h5", plain, prompts, torch.float32, with_measures=False,
+                                   attributes={"model": folder.name}, **points)
+        truth = capture_hf.capture_to_memory(plain, prompts, torch.float32, **points)
+        runs = {"bfloat16": capture_hf.capture_to_memory(folder, prompts, torch.bfloat16, **points)}
+        if not is_fp8:
+            runs["float16"] = capture_hf.capture_to_memory(folder, prompts, torch.float16, **points)
     errors = {name: squared_errors(run, truth, prompts, has_experts) for name, run in runs.items()}
     (folder / "errors.json").write_text(json.dumps(errors, indent=None if has_experts else 1) + "\n")
     if has_experts:

@@ -47,7 +47,8 @@ void check_stored(const char* operation, const Named& shape, const StoredValues&
     refuse(operation, described(shape) + " where a matrix of floating numbers is expected");
   }
   const std::int64_t block = traits_of(values.storage).block_elements;
-  if (!is_convertible(values.storage) || values.columns % block != 0) {
+  const bool is_scaled = values.scales.has_value() && values.storage == Storage::f8_e4m3;
+  if ((!is_convertible(values.storage) && !is_scaled) || values.columns % block != 0) {
     refuse(operation, text(described(shape), " and stored as ", name_of(values.storage)));
   }
   const std::int64_t heads = values.interleaved_heads, interleaved = values.rows == 1 ? values.columns : values.rows;
@@ -241,6 +242,16 @@ void check(const Ops::Add& args) {
   for (const Named& named : {out, a, b}) check_tensor(kOperation, named.name, named.tensor);
   require_same_shape(kOperation, b, a);
   require_same_shape(kOperation, out, a);
+}
+
+void check(const Ops::Expand& args) {
+  constexpr const char* kOperation = "expand";
+  const Named out{"out", args.out}, x{"x", args.x};
+  check_tensor(kOperation, "out", args.out);
+  check_tensor(kOperation, "x", args.x);
+  require(args.out.rows == args.x.rows && args.out.columns == args.x.columns && args.out.dtype == Dtype::f32 &&
+              size_of(args.x.dtype) == 2,
+          kOperation, out, x);
 }
 
 void check(const Ops::RouteTokens& args) {

@@ -10,6 +10,7 @@ void check(const Ops::Load& args);
 void check(const Ops::MatMulWeightParts& parts);
 void check(const Ops::ExpertWeightsParts& parts);
 void check(const Ops::MatMul& args, Dtype weight_dtype);
+void check(const Ops::Expand& args);
 void check(const Ops::RouteTokens& args);
 void check(const Ops::GroupByExpert& args);
 void check(const Ops::GatherRows& args);

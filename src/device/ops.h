@@ -100,6 +100,9 @@ class Ops {
   /// What keeps captures from holding the device up.
   virtual CaptureResources capture_resources() = 0;
 
+  /// Whether weights that are stored as FP8 stay so in its memory, and are expanded when they are multiplied.
+  virtual bool keeps_fp8() const = 0;
+
   /// Says that allocations of about `bytes` in all come next, for a device that is slow to make room for each by
   /// itself.
   virtual void reserve(std::size_t bytes) = 0;
@@ -235,6 +238,13 @@ class Ops {
   };
   /// out = rounded(a + b), all of one shape
   virtual void add(const Add& args) = 0;
+
+  struct Expand {
+    Tensor out;  // [rows, columns], f32; overlaps no input
+    Tensor x;    // [rows, columns], f16 or bf16
+  };
+  /// out = x
+  virtual void expand(const Expand& args) = 0;
 
   /// How a router's logits become scores.
   enum class Scores { softmax, sigmoid };

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "base/dtype.h"
 #include "base/file.h"
@@ -9,8 +10,22 @@
 
 namespace layerprobe::device {
 
+/// The factors of an F8_E4M3 matrix: one for each block of [block_rows, block_columns] of it, the last ones partial.
+struct BlockScales {
+  std::int64_t rows = 0;
+  std::int64_t columns = 0;
+  std::int64_t block_rows = 0;
+  std::int64_t block_columns = 0;
+  Storage storage = Storage::f32;
+  const File* file = nullptr;
+  std::uint64_t offset = 0;
+
+  bool operator==(const BlockScales&) const = default;
+};
+
 /// A matrix [rows, columns] as a file stores it, row-major, on its way to a device. Rows are whole blocks of `storage`,
-/// which is_convertible().
+/// which is_convertible() or has `scales`: then a value is rounded(f32 of what is stored * its block's factor) (in f64
+/// to f64).
 struct StoredValues {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
@@ -20,6 +35,7 @@ struct StoredValues {
   /// Not 0: the rows (of a bias [1, columns]: the values) are those of so many heads, and each head's are stored in
   /// the order 0, head_dim / 2, 1, head_dim / 2 + 1, ...: a GGUF's q and k projections.
   std::int64_t interleaved_heads = 0;
+  std::optional<BlockScales> scales = std::nullopt;
   /// All values, in order and converted to `dtype`, to `out`: for a device whose memory the host's processors fill.
   /// Called by the thread that queues the load. Conversion is to nearest, ties to even, through f32, or directly from
   /// F64 and integers to f64; the same dtype keeps its bits.

@@ -87,16 +87,53 @@ bool is_telling(std::string_view key) {
                      [&](std::string_view word) { return key.find(word) != std::string_view::npos; });
 }
 
+constexpr const char* kOtherCheckpoint =
+    "supported is quant_method \"fp8\" with blocks; else use the model's bfloat16 or float16 checkpoint, or a GGUF";
+
+/// quantization_config, of FP8 with a factor for each block. Which tensors are FP8 the checkpoint's headers say.
+std::optional<Fp8Blocks> read_fp8(ConfigReader& reader, const std::string& where) {
+  const Json* dictionary = reader.find("quantization_config");
+  if (dictionary == nullptr) return std::nullopt;
+  ConfigReader fp8(*dictionary, where + ": quantization_config");
+  const auto expect_one_of = [&](const char* key, std::initializer_list<const char*> supported) {
+    const std::string value = fp8.string(key, *supported.begin());
+    for (const char* one : supported) {
+      if (value == one) return;
+    }
+    throw fp8.refuse(key, text("is \"", value, "\", which is not supported"), kOtherCheckpoint);
+  };
+  if (fp8.string("quant_method", "") != "fp8") {
+    throw fp8.refuse("quant_method", text("is \"", fp8.string("quant_method", ""), "\", which is not supported"),
+                     kOtherCheckpoint);
+  }
+  expect_one_of("activation_scheme", {"dynamic"});
+  expect_one_of("fmt", {"e4m3", "float8_e4m3fn"});
+  expect_one_of("scale_fmt", {"float", "ue8m0"});
+  for (const char* known : {"modules_to_not_convert", "ignored_layers", "dequantize"}) fp8.find(known);
+  if (fp8.is_null("weight_block_size")) {
+    throw fp8.refuse("weight_block_size", "is null: one factor a tensor is not supported", kOtherCheckpoint);
+  }
+  std::vector<double> size = fp8.numbers("weight_block_size");
+  if (size.empty()) size = {128, 128};
+  const auto is_size = [](double value) { return value >= 1 && value <= 65'536 && value == std::floor(value); };
+  if (size.size() != 2 || !is_size(size[0]) || !is_size(size[1])) {
+    throw fp8.refuse("weight_block_size", text("is ", fp8.find("weight_block_size")->dump().substr(0, 60),
+                                               "; expected two sizes, as in [128, 128]"));
+  }
+  for (const auto* member : fp8.unread()) {
+    if (!says_no(member->second)) throw fp8.refuse(member->first, "is not known here", kOtherCheckpoint);
+  }
+  return Fp8Blocks{.rows = static_cast<std::int64_t>(size[0]), .columns = static_cast<std::int64_t>(size[1])};
+}
+
 /// Keys that must have one value because the math of every other is missing here.
 void refuse_other_math(ConfigReader& reader) {
   const std::string act = reader.string("hidden_act", "silu");
   if (act != "silu" && act != "swish") {
     throw reader.refuse("hidden_act", text("is \"", act, "\"; only \"silu\" is supported"));
   }
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (reader.find(key) == nullptr) continue;
-    throw reader.refuse(key, "quantised checkpoints are not supported yet",
-                        "use the model's bfloat16 or float16 checkpoint, or a GGUF");
+  if (reader.find("compression_config") != nullptr) {
+    throw reader.refuse("compression_config", "checkpoints quantised so are not supported", kOtherCheckpoint);
   }
   if (reader.integer("pretraining_tp", 1, 0, 1 << 20) > 1) {
     throw reader.refuse("pretraining_tp", "more than 1 is not supported");
@@ -356,6 +393,7 @@ ModelConfig read_config(const Json& config, const std::string& where) {
                  .fix = text("supported are ", join(supported, ", "))});
   }
   refuse_other_math(reader);
+  out.fp8 = read_fp8(reader, where);
   read_shapes(reader, *family, out);
 
   using Biases = Architecture::Biases;

@@ -41,6 +41,10 @@ struct Router {
   bool has_selection_bias = false;  // e_score_correction_bias
   bool normalizes = true;           // norm_topk_prob
   bool rounds_weights = false;      // to the run's dtype
+  bool is_f32 = false;              // mlp.gate multiplies in f32, its input expanded, where the run's dtype is narrower
+
+  /// Of the logits, where a run has that dtype.
+  Dtype dtype(Dtype run) const { return is_f32 && run != Dtype::f64 ? Dtype::f32 : run; }
 };
 
 /// What a checkpoint calls the parts of a layer with experts; in points their module is always "mlp".
@@ -57,6 +61,12 @@ struct ExpertsConfig {
   Router router;
   ExpertNames names;
   std::vector<bool> in_layer;  // [num_hidden_layers]; the others are dense
+};
+
+/// A checkpoint whose matrices may be F8_E4M3 with a factor for each block, in NAME_scale_inv beside NAME.
+struct Fp8Blocks {
+  std::int64_t rows = 128;
+  std::int64_t columns = 128;
 };
 
 /// What one decoder of the families of model/architectures.h computes, in config.json's own words.
@@ -80,6 +90,7 @@ struct ModelConfig {
   std::vector<std::int64_t> sliding_window;  // [num_hidden_layers]: tokens a token sees, itself included; 0: all
   RopeParameters rope;
   std::optional<ExpertsConfig> experts;
+  std::optional<Fp8Blocks> fp8;
   std::optional<Dtype> dtype;            // of the checkpoint, as the config says
   std::vector<std::string> unused_keys;  // known to nobody here, and by their names without influence on the math
 

@@ -41,7 +41,9 @@ std::vector<Part> parts_of(const ModelConfig& config, Dtype dtype) {
                              {&Activations::sin, config.rotary_dim / 2, dtype}};
   if (!config.experts) return parts;
   const std::int64_t choices = config.experts->num_experts_per_tok;
-  parts.insert(parts.end(), {{&Activations::router_logits, config.experts->num_experts, dtype},
+  const Dtype router = config.experts->router.dtype(dtype);
+  if (router != dtype) parts.push_back({&Activations::router_inputs, hidden, router});
+  parts.insert(parts.end(), {{&Activations::router_logits, config.experts->num_experts, router},
                              {&Activations::topk_indices, choices, Dtype::i32},
                              {&Activations::row_of_choice, choices, Dtype::i32},
                              {&Activations::topk_weights, choices, dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32},

@@ -49,7 +49,8 @@ class Activations {
 
   // Without data where no layer has experts. A token has a row for each expert that it chooses, and rows of one expert
   // stand together.
-  device::Tensor router_logits;                // [num_tokens, num_experts]
+  device::Tensor router_inputs;                // [num_tokens, hidden_size], f32; without data unless Router::is_f32
+  device::Tensor router_logits;                // [num_tokens, num_experts], of Router::dtype()
   device::Tensor topk_indices, row_of_choice;  // [num_tokens, num_experts_per_tok], i32
   device::Tensor topk_weights;                 // [num_tokens, num_experts_per_tok], f32; f64 in f64
   device::Tensor token_of_row;                 // [num_tokens * num_experts_per_tok, 1], i32

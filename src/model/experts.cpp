@@ -21,7 +21,12 @@ std::size_t end_of_group(std::span<const std::int64_t> first_rows, std::size_t f
 
 void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
                      const Observe& observe) {
-  ops.matmul({.out = a.router_logits, .x = a.normed, .weight = *weights.router});
+  device::Tensor router_inputs = a.normed;
+  if (a.router_inputs.data != nullptr) {
+    ops.expand({.out = a.router_inputs, .x = a.normed});
+    router_inputs = a.router_inputs;
+  }
+  ops.matmul({.out = a.router_logits, .x = router_inputs, .weight = *weights.router});
   observe(".mlp.gate", a.router_logits);
   ops.route_tokens({.topk_indices = a.topk_indices,
                     .topk_weights = a.topk_weights,

@@ -35,7 +35,7 @@ std::vector<LayerPoint> layer_points(const ModelConfig& config, std::int64_t lay
   if (config.has_experts(layer)) {
     const ExpertsConfig& experts = *config.experts;
     add(hidden, ".post_attention_layernorm", {".mlp:input", ".mlp.gate:input", ".mlp.experts:input"});
-    add(experts.num_experts, ".mlp.gate");
+    points.push_back({".mlp.gate", experts.num_experts, experts.router.dtype(dtype), ".mlp.gate"});
     const Dtype weights = dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32;
     points.push_back({".mlp:topk_indices", experts.num_experts_per_tok, Dtype::i32, ".mlp:topk_indices"});
     points.push_back({".mlp:topk_weights", experts.num_experts_per_tok, weights, ".mlp:topk_weights"});

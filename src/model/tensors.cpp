@@ -37,6 +37,42 @@ void add_experts(const ModelConfig& config, std::int64_t layer, std::vector<Expe
   }
 }
 
+/// Throws Error(input) unless `weight` is FP8 as we know it and its factors are there.
+void check_scales(const ModelConfig& config, const weights::Checkpoint& checkpoint, const weights::TensorInfo& weight,
+                  const std::string& scales_name) {
+  const auto refuse = [&](std::string what, std::string fix) {
+    const std::string file = checkpoint.files()[static_cast<std::size_t>(weight.file)].string();
+    return Error({.kind = ErrorKind::input,
+                  .where = text(file, ": ", weight.name),
+                  .what = std::move(what),
+                  .fix = std::move(fix)});
+  };
+  const char* const other = "use the model's bfloat16 or float16 checkpoint";
+  if (weight.storage != Storage::f8_e4m3 || weight.shape.size() != 2) {
+    throw refuse(text("is ", name_of(weight.storage), " of shape ", shape_text(weight.shape),
+                      "; of FP8, matrices of F8_E4M3 are supported"),
+                 other);
+  }
+  if (!config.fp8) throw refuse("is F8_E4M3 where config.json has no quantization_config", other);
+  const weights::TensorInfo* scales = checkpoint.find(scales_name);
+  if (scales == nullptr) {
+    throw refuse(text("is F8_E4M3 and has no ", scales_name, " beside it"),
+                 "the checkpoint is not whole; fetch it again");
+  }
+  const auto blocks = [](std::int64_t count, std::int64_t size) { return (count + size - 1) / size; };
+  const std::vector<std::int64_t> block = {config.fp8->rows, config.fp8->columns};
+  const std::vector<std::int64_t> wanted = {blocks(weight.shape[0], config.fp8->rows),
+                                            blocks(weight.shape[1], config.fp8->columns)};
+  if (scales->shape != wanted) {
+    throw refuse(text(scales_name, " is ", shape_text(scales->shape), " where blocks of ", shape_text(block), " need ",
+                      shape_text(wanted)),
+                 "the weights and config.json are of different models; fetch both from one revision");
+  }
+  if (!is_convertible(scales->storage) && scales->storage != Storage::f8_e8m0) {
+    throw refuse(text(scales_name, " is ", name_of(scales->storage), "; expected F32, BF16, F16 or F8_E8M0"), other);
+  }
+}
+
 }  // namespace
 
 std::string router_name(const ModelConfig& config, std::int64_t layer) {
@@ -100,6 +136,24 @@ ExpectedTensor lm_head_tensor(const ModelConfig& config) {
   return {"lm_head.weight", {config.vocab_size, config.hidden_size}};
 }
 
+std::uint64_t loaded_bytes(const ExpectedTensor& tensor, const weights::Checkpoint& checkpoint, Dtype dtype,
+                           bool keeps_fp8) {
+  const weights::TensorInfo* info = keeps_fp8 ? checkpoint.find(tensor.name) : nullptr;
+  if (info == nullptr || info->storage != Storage::f8_e4m3) return bytes_of(tensor, dtype);
+  const weights::TensorInfo* scales = checkpoint.find(scales_name(tensor.name));
+  return info->bytes + (scales == nullptr ? 0 : static_cast<std::uint64_t>(scales->num_elements()) * sizeof(float));
+}
+
+void take_stored_dtypes(ModelConfig& config, const weights::Checkpoint& checkpoint) {
+  if (!config.fp8 || !config.experts || config.experts->names.module == "mlp") return;
+  for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.has_experts(layer)) continue;
+    const weights::TensorInfo* router = checkpoint.find(router_name(config, layer));
+    config.experts->router.is_f32 = router != nullptr && router->storage == Storage::f32;
+    return;
+  }
+}
+
 std::vector<std::string> check_tensors(const ModelConfig& config, const weights::Checkpoint& checkpoint) {
   std::vector<ExpectedTensor> expected = {embedding_tensor(config), norm_tensor(config)};
   if (!config.tie_word_embeddings) expected.push_back(lm_head_tensor(config));
@@ -110,7 +164,7 @@ std::vector<std::string> check_tensors(const ModelConfig& config, const weights:
   const std::string where = checkpoint.path().string();
   std::unordered_set<std::string_view> known;
   known.reserve(expected.size());
-  std::vector<std::string> missing;
+  std::vector<std::string> missing, scales;
   for (const ExpectedTensor& tensor : expected) {
     known.insert(tensor.name);
     const weights::TensorInfo* found = checkpoint.find(tensor.name);
@@ -122,8 +176,12 @@ std::vector<std::string> check_tensors(const ModelConfig& config, const weights:
            .where = text(checkpoint.files()[static_cast<std::size_t>(found->file)].string(), ": ", tensor.name),
            .what = text("shape is ", shape_text(found->shape), " where config.json says ", shape_text(tensor.shape)),
            .fix = "the weights and config.json are of different models; fetch both from one revision"});
+    } else if (!is_convertible(found->storage)) {
+      scales.push_back(scales_name(tensor.name));
+      check_scales(config, checkpoint, *found, scales.back());
     }
   }
+  known.insert(scales.begin(), scales.end());
   // A base-model export has no head and is all that most runs need: `full` asks for it by itself.
   std::erase(missing, "lm_head.weight");
   if (!missing.empty()) {

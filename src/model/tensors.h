@@ -34,6 +34,16 @@ ExpectedTensor norm_tensor(const ModelConfig& config);
 /// lm_head.weight, or model.embed_tokens.weight where the config ties them.
 ExpectedTensor lm_head_tensor(const ModelConfig& config);
 
+/// Where a checkpoint keeps the factors of the F8_E4M3 matrix of that name.
+inline std::string scales_name(const std::string& weight) { return weight + "_scale_inv"; }
+/// What a tensor takes on a device that computes in `dtype`, and keeps FP8 as it is if `keeps_fp8`.
+std::uint64_t loaded_bytes(const ExpectedTensor& tensor, const weights::Checkpoint& checkpoint, Dtype dtype,
+                           bool keeps_fp8);
+
+/// The config as far as the checkpoint's headers decide: transformers keeps a router of an FP8 checkpoint in the dtype
+/// that the file has it in, where the file calls its module otherwise.
+void take_stored_dtypes(ModelConfig& config, const weights::Checkpoint& checkpoint);
+
 /// Holds the checkpoint against its config. Throws Error(input) naming tensors that are missing, of another shape, or
 /// belong to the decoder but are not known (they would change the math). Returns the names of those that are there and
 /// not used: rotary_emb.inv_freq of old checkpoints, a stale lm_head beside tied embeddings, other towers.

@@ -22,6 +22,7 @@ device::StoredValues WeightLoader::stored(const std::string& name) const {
                  .fix = name == "lm_head.weight" ? "this is a base model without a head; use --test-type extract-all"
                                                  : "fetch the checkpoint again"});
   }
+  if (info->storage == Storage::f8_e4m3) return scaled(*info);
   return {.rows = info->shape.size() == 1 ? 1 : info->shape[0],
           .columns = info->shape.back(),
           .storage = info->storage,
@@ -31,6 +32,28 @@ device::StoredValues WeightLoader::stored(const std::string& name) const {
           .read_values = [this, info](Dtype dtype, void* out) {
             checkpoint_.read(*info, dtype, out);
             read_(info->bytes);
+          }};
+}
+
+device::StoredValues WeightLoader::scaled(const weights::TensorInfo& info) const {
+  const weights::TensorInfo* scales = checkpoint_.find(scales_name(info.name));
+  expect(config_.fp8.has_value() && scales != nullptr, "FP8 tensors were checked");
+  const device::BlockScales blocks{.rows = scales->shape[0],
+                                   .columns = scales->shape[1],
+                                   .block_rows = config_.fp8->rows,
+                                   .block_columns = config_.fp8->columns,
+                                   .storage = scales->storage,
+                                   .file = &checkpoint_.bytes_of(*scales),
+                                   .offset = scales->offset};
+  return {.rows = info.shape[0],
+          .columns = info.shape[1],
+          .storage = info.storage,
+          .file = &checkpoint_.bytes_of(info),
+          .offset = info.offset,
+          .scales = blocks,
+          .read_values = [this, &info, scales](Dtype dtype, void* out) {
+            checkpoint_.read_scaled(info, *scales, config_.fp8->rows, config_.fp8->columns, dtype, out);
+            read_(info.bytes + scales->bytes);
           }};
 }
 
@@ -75,7 +98,8 @@ LayerWeights WeightLoader::layer(std::int64_t layer) {
 }
 
 void WeightLoader::load_experts(std::int64_t layer, LayerWeights& out) {
-  out.router = ops_.matmul_weight({.dtype = dtype_, .weights = {stored(router_name(config_, layer))}});
+  out.router = ops_.matmul_weight(
+      {.dtype = config_.experts->router.dtype(dtype_), .weights = {stored(router_name(config_, layer))}});
   if (config_.experts->router.has_selection_bias) {
     out.selection_bias = selection_bias(selection_bias_name(config_, layer));
   }
@@ -139,7 +163,9 @@ std::vector<float> WeightLoader::rope_divisors() {
 
 std::uint64_t WeightLoader::stored_bytes(const std::string& name) const {
   const weights::TensorInfo* info = checkpoint_.find(name);
-  return info == nullptr ? 0 : info->bytes;
+  if (info == nullptr) return 0;
+  const weights::TensorInfo* scales = info->storage == Storage::f8_e4m3 ? checkpoint_.find(scales_name(name)) : nullptr;
+  return info->bytes + (scales == nullptr ? 0 : scales->bytes);
 }
 
 std::uint64_t WeightLoader::layer_bytes(std::int64_t layer) const {

@@ -7,6 +7,7 @@
 
 #include "device/ops.h"
 #include "model/config.h"
+#include "model/tensors.h"
 #include "weights/checkpoint.h"
 
 namespace layerprobe::model {
@@ -50,6 +51,10 @@ class WeightLoader {
 
   std::vector<float> rope_divisors();  // a GGUF's rope_freqs.weight, at once; empty when there is none
 
+  /// What a tensor will take of the device's memory.
+  std::uint64_t loaded_bytes(const ExpectedTensor& tensor) const {
+    return model::loaded_bytes(tensor, checkpoint_, dtype_, ops_.keeps_fp8());
+  }
   /// What layer(), embedding(), ... will read, in the checkpoint's own bytes.
   std::uint64_t layer_bytes(std::int64_t layer) const;
   std::uint64_t embedding_bytes() const;
@@ -58,6 +63,7 @@ class WeightLoader {
 
  private:
   device::StoredValues stored(const std::string& name) const;
+  device::StoredValues scaled(const weights::TensorInfo& info) const;  // an FP8 matrix and its factors
   OwnedTensor tensor(const std::string& name);
   std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<std::string> modules, bool bias);
   void load_experts(std::int64_t layer, LayerWeights& out);

@@ -59,7 +59,7 @@ class Planner {
     rates_ = is_gpu_ ? gpu_rates(plan.dtype, devices_.size(), request.model_in_memory, request.output_in_memory)
                      : cpu_rates(plan.dtype, std::max(1u, request.num_cores / static_cast<unsigned>(devices_.size())),
                                  request.model_in_memory, request.output_in_memory);
-    work_ = work_of(config, checkpoint, plan, prompts, rates_);
+    work_ = work_of(config, checkpoint, plan, prompts, rates_, is_gpu_);
   }
 
   DevicePlan plan() { return described(chosen()); }

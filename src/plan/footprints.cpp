@@ -16,6 +16,7 @@ namespace {
 constexpr std::uint64_t kContextBytes = 600'000'000;                // CUDA's, with its libraries' kernels
 constexpr std::uint64_t kWorkspaceBytes = std::uint64_t{32} << 20;  // of the products
 constexpr std::uint64_t kLogitsBytes = std::uint64_t{16} << 20;     // as runtime/forward_pass.cpp takes them
+constexpr std::uint64_t kExpandedBytes = std::uint64_t{512} << 20;  // as device/cuda/matmul.cpp takes them
 constexpr std::int64_t kRingSlots = 3;                              // values that may be on their way out at once
 
 /// Token pairs of causal attention: each token sees itself and those before it, `window` at most where that is not 0.
@@ -46,8 +47,8 @@ std::uint64_t row_bytes(const ProbePoint& point) {
 /// Collects a run's modules, each with its tensors.
 class Modules {
  public:
-  Modules(const weights::Checkpoint& checkpoint, Dtype dtype, const Rates& rates)
-      : checkpoint_(checkpoint), dtype_(dtype), rates_(rates) {}
+  Modules(const weights::Checkpoint& checkpoint, Dtype dtype, const Rates& rates, bool keeps_fp8)
+      : checkpoint_(checkpoint), dtype_(dtype), rates_(rates), keeps_fp8_(keeps_fp8) {}
 
   /// `tokens` go through its matrices; `moved_bytes` and `attention` operations come on top.
   /// Through an expert's matrices goes this share of them, about: each token chooses a few.
@@ -59,7 +60,7 @@ class Modules {
     double flops = attention;
     std::uint64_t stored = 0;
     for (const model::ExpectedTensor& tensor : tensors) {
-      module.weights_bytes += model::bytes_of(tensor, dtype_);
+      module.weights_bytes += model::loaded_bytes(tensor, checkpoint_, dtype_, keeps_fp8_);
       flops += 2 * tokens * product_elements(tensor) * share_of_tokens(tensor.name);
       const weights::TensorInfo* info = checkpoint_.find(tensor.name);
       stored += info != nullptr ? info->bytes : 0;
@@ -80,6 +81,7 @@ class Modules {
   const weights::Checkpoint& checkpoint_;
   const Dtype dtype_;
   const Rates& rates_;
+  const bool keeps_fp8_;
   std::vector<placement::Module> modules_;
 };
 
@@ -148,11 +150,11 @@ std::int64_t largest_micro_batch(const Prompts& prompts, std::int64_t tokens_per
 }
 
 placement::Work work_of(const model::ModelConfig& config, const weights::Checkpoint& checkpoint, const Plan& plan,
-                        const Prompts& prompts, const Rates& rates) {
+                        const Prompts& prompts, const Rates& rates, bool keeps_fp8) {
   const auto tokens = static_cast<double>(prompts.num_tokens());
   const double hidden_bytes =
       tokens * static_cast<double>(config.hidden_size) * static_cast<double>(size_of(plan.dtype));
-  Modules modules(checkpoint, plan.dtype, rates);
+  Modules modules(checkpoint, plan.dtype, rates, keeps_fp8);
   if (config.experts) {
     modules.experts_share =
         static_cast<double>(config.experts->num_experts_per_tok) / static_cast<double>(config.experts->num_experts);
@@ -210,6 +212,7 @@ Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Pro
     reserve.workspace_bytes +=
         plan.keeps_mean ? logits * static_cast<std::uint64_t>(tokens) : std::max(kLogitsBytes, logits);
   }
+  if (is_gpu && config.fp8) reserve.workspace_bytes += kExpandedBytes;
   reserve.activations_bytes = model::Activations::bytes(config, plan.dtype, tokens);
   std::uint64_t widest = 0;
   for (const store::Layout::Point& point : plan.points) {

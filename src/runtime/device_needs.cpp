@@ -19,12 +19,14 @@ namespace layerprobe::runtime {
 namespace {
 
 /// Of all that is on the device at once.
-std::uint64_t weights_bytes(const model::ModelConfig& config, const plan::Plan& plan) {
+std::uint64_t weights_bytes(const device::Ops& ops, const model::ModelConfig& config,
+                            const weights::Checkpoint& checkpoint, const plan::Plan& plan) {
+  const bool keeps_fp8 = ops.keeps_fp8();
   std::uint64_t layers = 0, largest_layer = 0;
   for (const std::int64_t layer : plan.layers) {
     std::uint64_t bytes = 0;
     for (const model::ExpectedTensor& tensor : model::layer_tensors(config, layer)) {
-      bytes += model::bytes_of(tensor, plan.dtype);
+      bytes += model::loaded_bytes(tensor, checkpoint, plan.dtype, keeps_fp8);
     }
     layers += bytes;
     largest_layer = std::max(largest_layer, bytes);
@@ -83,9 +85,9 @@ RunDevice open_device(const std::string& device_map, const std::string& max_memo
                .fix = "name one, as in --device-map cuda:0; layerprobe plan shows what several would take"});
 }
 
-void expect_memory(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan,
-                   std::int64_t batch_tokens) {
-  const std::uint64_t weights = weights_bytes(config, plan);
+void expect_memory(const RunDevice& device, const model::ModelConfig& config, const weights::Checkpoint& checkpoint,
+                   const plan::Plan& plan, std::int64_t batch_tokens) {
+  const std::uint64_t weights = weights_bytes(*device.ops, config, checkpoint, plan);
   const std::uint64_t activations = model::Activations::bytes(config, plan.dtype, batch_tokens);
   const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes);
   if (weights <= free && activations <= free - weights) return;
@@ -103,10 +105,11 @@ void expect_memory(const RunDevice& device, const model::ModelConfig& config, co
                             "--device-map"});
 }
 
-std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan) {
+std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config,
+                               const weights::Checkpoint& checkpoint, const plan::Plan& plan) {
   const std::int64_t least = device.ops->good_batch_tokens();
   const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes),
-                      weights = weights_bytes(config, plan);
+                      weights = weights_bytes(*device.ops, config, checkpoint, plan);
   std::int64_t tokens = least * plan::batch_factor(config);
   const auto fits = [&] {
     return weights < free && model::Activations::bytes(config, plan.dtype, tokens) <= free - weights;
@@ -137,7 +140,7 @@ std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, c
     };
     if (config.has_dense_layers()) add_mlp(config.intermediate_size, config.mlp_bias);
     if (config.experts) {
-      shapes.push_back({hidden, config.experts->num_experts, plan.dtype, false});
+      shapes.push_back({hidden, config.experts->num_experts, config.experts->router.dtype(plan.dtype), false});
       add_mlp(config.experts->moe_intermediate_size, false);
     }
   }

@@ -8,6 +8,7 @@
 #include "device/ops.h"
 #include "model/config.h"
 #include "plan/plan.h"
+#include "weights/checkpoint.h"
 
 namespace layerprobe::runtime {
 
@@ -23,12 +24,13 @@ RunDevice open_device(const std::string& device_map, const std::string& max_memo
 
 /// Throws Error(resource), with what would help, unless the device, within its limit, has the memory for the run's
 /// weights and for the activations of a batch of `batch_tokens`. To be asked before anything is loaded.
-void expect_memory(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan,
-                   std::int64_t batch_tokens);
+void expect_memory(const RunDevice& device, const model::ModelConfig& config, const weights::Checkpoint& checkpoint,
+                   const plan::Plan& plan, std::int64_t batch_tokens);
 
 /// Tokens of a batch where the user gives no number: what keeps the device at its rate; with experts, whose batches are
 /// large, as much of it as there is memory for.
-std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config, const plan::Plan& plan);
+std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config,
+                               const weights::Checkpoint& checkpoint, const plan::Plan& plan);
 
 /// How the run's weights are multiplied (Ops::matmul_choices): as `continued`, a file of the same run, says, or as the
 /// device chooses where there is no such file.

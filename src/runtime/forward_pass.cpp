@@ -78,7 +78,7 @@ ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& pla
 void ForwardPass::load(model::WeightLoader& loader, std::span<const std::int64_t> layers) {
   weights_.clear();
   layers_.assign(layers.begin(), layers.end());
-  ops_.reserve(bytes_to_load());
+  ops_.reserve(bytes_to_load(loader));
   if (plan_.runs_embedding && !embedding_) embedding_ = loader.embedding();
   for (const std::int64_t layer : layers_) weights_.push_back(loader.layer(layer));
   if (plan_.runs_norm && !norm_) norm_ = loader.norm();
@@ -87,7 +87,7 @@ void ForwardPass::load(model::WeightLoader& loader, std::span<const std::int64_t
   loader.finish();
 }
 
-std::size_t ForwardPass::bytes_to_load() const {
+std::size_t ForwardPass::bytes_to_load(const model::WeightLoader& loader) const {
   std::vector<model::ExpectedTensor> tensors;
   for (const std::int64_t layer : layers_)
     std::ranges::move(layer_tensors(config_, layer), std::back_inserter(tensors));
@@ -96,7 +96,7 @@ std::size_t ForwardPass::bytes_to_load() const {
   if (plan_.runs_lm_head && !lm_head_) tensors.push_back(model::lm_head_tensor(config_));
   constexpr std::size_t kAlignment = 512;  // of an allocation
   std::size_t bytes = 0;
-  for (const model::ExpectedTensor& tensor : tensors) bytes += model::bytes_of(tensor, plan_.dtype) + kAlignment;
+  for (const model::ExpectedTensor& tensor : tensors) bytes += loader.loaded_bytes(tensor) + kAlignment;
   return bytes;
 }
 

@@ -47,7 +47,7 @@ class ForwardPass {
 
  private:
   /// In the plan's dtype, of what load() still has to bring for `layers_`.
-  std::size_t bytes_to_load() const;
+  std::size_t bytes_to_load(const model::WeightLoader& loader) const;
   void prepare(const capture::Batch& batch);
   void run_layers(const capture::Batch& batch, std::int64_t first_layer);
   void run_head(const capture::Batch& batch);

@@ -27,7 +27,7 @@ Dtype stored_dtype(const model::ModelConfig& config, const weights::Checkpoint& 
 
 Dtype choose_dtype(const std::string& given, const model::ModelConfig& config, const weights::Checkpoint& checkpoint) {
   if (given == "auto") {
-    if (checkpoint.is_gguf()) return Dtype::bf16;
+    if (checkpoint.is_gguf() || config.fp8) return Dtype::bf16;
     return config.dtype ? *config.dtype : stored_dtype(config, checkpoint);
   }
   const std::optional<Dtype> dtype = find_dtype(given);
@@ -50,6 +50,12 @@ InputOptions with_default(InputOptions input, plan::TestType test_type) {
                       "--random-hidden-states"});
 }
 
+model::ModelConfig config_of(const weights::Checkpoint& checkpoint, const std::string& name) {
+  model::ModelConfig config = model::read_config(checkpoint.config(), name);
+  model::take_stored_dtypes(config, checkpoint);
+  return config;
+}
+
 tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
   std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint.gguf_tokenizer();
   if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint.path());
@@ -66,8 +72,7 @@ tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
 }  // namespace
 
 Prepared::Prepared(const RunOptions& options, const Watch& watch)
-    : checkpoint(weights::Checkpoint::open(options.model)),
-      config(model::read_config(checkpoint.config(), config_name())) {
+    : checkpoint(weights::Checkpoint::open(options.model)), config(config_of(checkpoint, config_name())) {
   warn_unused(watch);
   const InputOptions input = with_default(options.input, options.request.test_type);
   if (input.feeds_hidden_states()) {

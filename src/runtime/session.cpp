@@ -269,7 +269,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   device::Ops& ops = *device.ops;
   Prepared prepared(options, watch);
   if (prepared.plan.tokens_per_batch == 0) {
-    prepared.plan.tokens_per_batch = good_batch_tokens(device, prepared.config, prepared.plan);
+    prepared.plan.tokens_per_batch = good_batch_tokens(device, prepared.config, prepared.checkpoint, prepared.plan);
   }
   RunReport report;
   report.test_type = prepared.plan.test_type;
@@ -279,7 +279,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   report.num_tokens = prepared.prompts.num_tokens();
   report.output = prepared.output(options);
 
-  expect_memory(device, prepared.config, prepared.plan, largest_batch(prepared));
+  expect_memory(device, prepared.config, prepared.checkpoint, prepared.plan, largest_batch(prepared));
   const store::Layout layout = make_layout(
       prepared, ops, options,
       choose_matmuls(ops, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));

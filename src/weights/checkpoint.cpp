@@ -12,6 +12,7 @@
 #include "weights/gguf_files.h"
 #include "weights/gguf_model.h"
 #include "weights/hub_cache.h"
+#include "weights/read_scaled.h"
 #include "weights/read_values.h"
 #include "weights/safetensors.h"
 
@@ -139,8 +140,23 @@ void Checkpoint::read(const TensorInfo& tensor, Dtype dtype, void* out) const {
   read_values(file_of(tensor), tensor, dtype, static_cast<std::byte*>(out));
 }
 
+void Checkpoint::read_scaled(const TensorInfo& tensor, const TensorInfo& scales, std::int64_t block_rows,
+                             std::int64_t block_columns, Dtype dtype, void* out) const {
+  read_scaled_values({.file = bytes_of(tensor),
+                      .tensor = tensor,
+                      .scales_file = bytes_of(scales),
+                      .scales = scales,
+                      .block_rows = block_rows,
+                      .block_columns = block_columns},
+                     dtype, static_cast<std::byte*>(out));
+}
+
+const File& Checkpoint::bytes_of(const TensorInfo& tensor) const {
+  return state_->files.at(static_cast<std::size_t>(tensor.file));
+}
+
 const File& Checkpoint::file_of(const TensorInfo& tensor) const {
-  const File& file = state_->files.at(static_cast<std::size_t>(tensor.file));
+  const File& file = bytes_of(tensor);
   require_convertible(file, tensor);
   return file;
 }

@@ -53,6 +53,12 @@ class Checkpoint {
   /// converted by itself (FP8, boolean) and when the file ends too early.
   void read(const TensorInfo& tensor, Dtype dtype, void* out) const;
 
+  /// The same of an F8_E4M3 matrix whose blocks have their factors in `scales`: read_scaled.h.
+  void read_scaled(const TensorInfo& tensor, const TensorInfo& scales, std::int64_t block_rows,
+                   std::int64_t block_columns, Dtype dtype, void* out) const;
+
+  /// The file that holds the tensor's bytes, whatever they mean.
+  const File& bytes_of(const TensorInfo& tensor) const;
   /// The file that holds the tensor's bytes, for a reader that converts by itself. Throws Error(input) as read() does
   /// for a storage that cannot be converted.
   const File& file_of(const TensorInfo& tensor) const;

@@ -230,6 +230,71 @@ TEST_CASE("expert_matmul is each expert's matmul, to the bit, whichever experts 
   }
 }
 
+TEST_CASE("FP8 weights multiply as what they expand to, to the bit, partial blocks and all") {
+  struct Case {
+    std::int64_t in, gate, up, block_rows, block_columns;
+  };
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : kDtypes) {
+      for (const Case& c :
+           {Case{64, 32, 32, 16, 16}, Case{160, 70, 130, 128, 128}, Case{33, 6, 10, 4, 8}, Case{33, 7, 9, 4, 8}}) {
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(c.in);
+        CAPTURE(c.gate);
+        test::StoredFile file;
+        device::Ops::ExpertWeightsParts fp8{.dtype = dtype, .experts = {}}, plain = fp8;
+        for (std::uint64_t expert = 0; expert < 3; ++expert) {
+          fp8.experts.emplace_back();
+          plain.experts.emplace_back();
+          for (const std::int64_t rows : {c.gate, c.up}) {
+            fp8.experts.back().push_back(file.add_fp8(rows, c.in, c.block_rows, c.block_columns,
+                                                      10 * expert + static_cast<std::uint64_t>(rows)));
+            std::vector<std::byte> bytes(static_cast<std::size_t>(rows * c.in) * size_of(dtype));
+            fp8.experts.back().back().read_values(dtype, bytes.data());
+            plain.experts.back().push_back(file.add(rows, c.in, test::storage_of(dtype), bytes));
+          }
+        }
+        const auto weights = ops->expert_weights(fp8), expanded = ops->expert_weights(plain);
+        const auto dense = ops->matmul_weight({.dtype = dtype, .weights = fp8.experts[1]});
+        const auto mixed = ops->matmul_weight({.dtype = dtype, .weights = {plain.experts[1][0], fp8.experts[1][1]}});
+        const auto dense_expanded = ops->matmul_weight({.dtype = dtype, .weights = plain.experts[1]});
+        ops->finish_loads([](std::uint64_t) {});
+
+        const std::vector<std::int64_t> first_rows = {0, 4, 4, 11};
+        const test::OnDevice x(*ops, test::random(11, c.in, dtype, 99));
+        const auto multiplied = [&](const device::ExpertWeights& weight) {
+          const test::OnDevice out(*ops, test::nans(11, c.gate + c.up, dtype));
+          ops->expert_matmul(
+              {.out = out.tensor(), .x = x.tensor(), .weight = weight, .first_expert = 0, .first_rows = first_rows});
+          return out.values();
+        };
+        CHECK(multiplied(*weights) == multiplied(*expanded));
+        const auto multiplied_dense = [&](const device::MatMulWeight& weight) {
+          const test::OnDevice out(*ops, test::nans(11, c.gate + c.up, dtype));
+          ops->matmul({.out = out.tensor(), .x = x.tensor(), .weight = weight});
+          return out.values();
+        };
+        CHECK(multiplied_dense(*dense) == multiplied_dense(*dense_expanded));
+        CHECK(multiplied_dense(*mixed) == multiplied_dense(*dense_expanded));
+      }
+    }
+  }
+}
+
+TEST_CASE("expand gives the numbers as they are") {
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : {Dtype::f16, Dtype::bf16}) {
+      for (const std::int64_t width : {1, 33, 300}) {
+        const Values x = test::random(5, width, dtype, 1);
+        const test::OnDevice there(*ops, x, 1), out(*ops, test::nans(5, width, Dtype::f32), 3);
+        ops->expand({.out = out.tensor(), .x = there.tensor()});
+        CHECK(out.values().data == x.data);
+      }
+    }
+  }
+}
+
 TEST_CASE("combine_experts agrees with the f64 formula on every device") {
   for (const auto& ops : test::devices()) {
     for (const Dtype dtype : kDtypes) {

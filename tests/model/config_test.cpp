@@ -96,7 +96,8 @@ TEST_CASE("what is not understood is refused by name") {
   refused("{}", "has no model_type");
   refused(llama(R"("hidden_act": "gelu")"), "hidden_act: is \"gelu\"; only \"silu\"");
   refused(llama(R"("attention_multiplier": 0.5)"), "attention_multiplier: is 0.5: a key that is not known here");
-  refused(llama(R"("quantization_config": {"quant_method": "gptq"})"), "quantised checkpoints are not supported");
+  refused(llama(R"("quantization_config": {"quant_method": "gptq"})"),
+          "quant_method: is \"gptq\", which is not supported");
   refused(llama(R"("rope_scaling": {"type": "su", "factor": 2})"), "rope_type: is \"su\"");
   refused(llama(R"("rope_scaling": {"type": "linear"})"), "factor: is missing");
   refused(llama(R"("rope_scaling": {"type": "linear", "factor": 2, "novel_factor": 3})"), "novel_factor: is not known");
@@ -197,6 +198,23 @@ TEST_CASE("keys of experts that ask for other math are refused") {
   refused(minimax(R"("num_experts_per_tok": 500)"), "num_experts_per_tok: is 500 where there are 256 experts");
   refused(of_type("qwen3_moe", R"("moe_layer_start_index": 3)"), "is not known here");
   refused(of_type("qwen3_moe", R"("shared_expert_intermediate_size": 3)"), "is not known here");
+}
+
+TEST_CASE("FP8 with a factor for each block is understood, and other quantisations are refused by name") {
+  const auto quantised = [](const std::string& more) {
+    return llama(R"("quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic")" + more + "}");
+  };
+  CHECK(read(quantised("")).fp8->rows == 128);
+  CHECK(read(quantised(R"(, "fmt": "e4m3", "weight_block_size": [64, 32], "ignored_layers": ["gate"])")).fp8->columns ==
+        32);
+  refused(quantised(R"(, "weight_block_size": null)"), "weight_block_size: is null");
+  refused(quantised(R"(, "weight_block_size": [0, 128])"), "weight_block_size: is [0,128]; expected two sizes");
+  refused(quantised(R"(, "fmt": "e5m2")"), "fmt: is \"e5m2\", which is not supported");
+  refused(quantised(R"(, "activation_scale_ub": 1200)"), "activation_scale_ub: is not known here");
+  refused(llama(R"("quantization_config": {"quant_method": "awq", "bits": 4})"),
+          "quant_method: is \"awq\", which is not supported");
+  refused(llama(R"("quantization_config": {"quant_method": "fp8", "activation_scheme": "static"})"),
+          "activation_scheme: is \"static\"");
 }
 
 }  // namespace layerprobe::model

@@ -54,7 +54,7 @@ TEST_CASE("attention counts the pairs of tokens that see each other, within the 
   const Prompts prompts = prompts_of({5, 2});
   const auto layer_flops = [&] {
     const Plan plan = make_plan(config, Dtype::bf16, prompts, {.tokens_per_batch = 8});
-    return work_of(config, checkpoint, plan, prompts, rates).modules.at(1).compute_seconds;
+    return work_of(config, checkpoint, plan, prompts, rates, /*keeps_fp8=*/false).modules.at(1).compute_seconds;
   };
   const double query = 3 * 16, key_value = 16, hidden = 36, intermediate = 50;
   const double parameters = hidden * (2 * query + 2 * key_value + 3 * intermediate);
@@ -71,7 +71,7 @@ TEST_CASE("streaming reads what the checkpoint stores and brings what a device h
   const Rates rates = {.flops = 1, .memory_bytes = 1, .host_bytes = 1, .disk_read_bytes = 1, .disk_write_bytes = 1};
   const Prompts prompts = prompts_of({4});
   const Plan plan = make_plan(config, Dtype::bf16, prompts, {.tokens_per_batch = 8});
-  const placement::Work work = work_of(config, checkpoint, plan, prompts, rates);
+  const placement::Work work = work_of(config, checkpoint, plan, prompts, rates, /*keeps_fp8=*/false);
   REQUIRE(work.modules.size() == 5);
   CHECK(work.modules[0].weights_bytes == 61 * 36 * 2);
   CHECK(work.modules[0].bring_seconds == 61 * 36 * 2);

@@ -47,6 +47,7 @@ class CpuOps : public Ops {
   std::unique_ptr<Mark> mark() override { return std::make_unique<CpuMark>(); }
   // One writer: the processors are busy with the layers.
   CaptureResources capture_resources() override { return {.ring_bytes = std::size_t{48} << 20, .writers = 1}; }
+  bool keeps_fp8() const override { return false; }
   void reserve(std::size_t) override {}
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
@@ -62,6 +63,7 @@ class CpuOps : public Ops {
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
+  void expand(const Expand& args) override;
   void route_tokens(const RouteTokens& args) override;
   void group_by_expert(const GroupByExpert& args) override;
   void gather_rows(const GatherRows& args) override;
@@ -159,6 +161,15 @@ void CpuOps::silu_mul(const SiluMul& args) {
 void CpuOps::add(const Add& args) {
   check(args);
   workers_.for_rows(args.out, [&](Rows rows) { loops_.add(args, rows); });
+}
+
+void CpuOps::expand(const Expand& args) {
+  check(args);
+  workers_.for_rows(args.x, [&](Rows rows) {
+    const Tensor out = args.out.row_slice(rows.first, rows.last - rows.first);
+    loops_.expand_rows({.data = static_cast<float*>(out.data), .row_stride = out.row_stride},
+                       args.x.row_slice(rows.first, rows.last - rows.first));
+  });
 }
 
 void CpuOps::route_tokens(const RouteTokens& args) {

@@ -9,6 +9,7 @@
 #include "device/arguments.h"
 #include "device/cuda/attention.h"
 #include "device/cuda/context.h"
+#include "device/cuda/fp8_weights.h"
 #include "device/cuda/host_copies.h"
 #include "device/cuda/loader.h"
 #include "device/cuda/matmul.h"
@@ -17,6 +18,7 @@
 #include "kernels/check.h"
 #include "kernels/combine_experts.h"
 #include "kernels/embedding.h"
+#include "kernels/expand.h"
 #include "kernels/group_by_expert.h"
 #include "kernels/mean_rows.h"
 #include "kernels/rms_norm.h"
@@ -94,6 +96,7 @@ class CudaOps : public Ops {
   void start_copy_to_host(void* host, const Tensor& x) override;
   std::unique_ptr<Mark> mark() override;
   CaptureResources capture_resources() override;
+  bool keeps_fp8() const override { return true; }
   void reserve(std::size_t bytes) override;
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
@@ -109,6 +112,7 @@ class CudaOps : public Ops {
   void attention(const Attention& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
+  void expand(const Expand& args) override;
   void route_tokens(const RouteTokens& args) override;
   void group_by_expert(const GroupByExpert& args) override;
   void gather_rows(const GatherRows& args) override;
@@ -197,6 +201,7 @@ void CudaOps::reserve(std::size_t bytes) {
 void CudaOps::load(const Load& args) {
   check(args);
   begin_writing({args.out});
+  if (args.values.scales) return load_by_host(context_, args.out, args.values);
   loader_.add(args.out, args.values);
 }
 
@@ -314,6 +319,17 @@ void CudaOps::add(const Add& args) {
                 .columns = args.out.columns,
                 .dtype = args.out.dtype},
                context_.stream());
+}
+
+void CudaOps::expand(const Expand& args) {
+  check(args);
+  begin_writing({args.out});
+  kernels::expand({.out = matrix_of(args.out),
+                   .x = matrix_of(args.x),
+                   .num_rows = args.x.rows,
+                   .columns = args.x.columns,
+                   .dtype = args.x.dtype},
+                  context_.stream());
 }
 
 void CudaOps::route_tokens(const RouteTokens& args) {

@@ -1,36 +1,48 @@
 #include "device/cuda/matmul.h"
 
+#include <algorithm>
+#include <optional>
+
 #include "base/error.h"
 #include "base/text.h"
 #include "device/arguments.h"
 #include "device/cuda/aligned.h"
+#include "device/cuda/fp8_weights.h"
 #include "kernels/add.h"
 #include "kernels/check.h"
 
 namespace layerprobe::device::cuda {
 namespace {
 
+constexpr std::size_t kExpandedBytes = std::size_t{512} << 20;  // of experts' FP8 weights at once, at most
+
 struct CudaWeight : MatMulWeight {
   std::int64_t in_features() const override { return shape.in_features; }
   std::int64_t out_features() const override { return shape.out_features; }
-  std::size_t bytes() const override { return weight.bytes() + bias.bytes(); }
+  std::size_t bytes() const override { return weight.bytes() + bias.bytes() + (fp8 ? fp8->bytes() : 0); }
 
   Ops::MatMulShape shape;
-  Buffer weight;  // [padded out_features, padded in_features]
-  Buffer bias;    // [padded out_features]; without data when no part has one
+  Buffer weight;                  // [padded out_features, padded in_features], or
+  std::optional<Fp8Weights> fp8;  // kept as it is stored
+  Buffer bias;                    // [padded out_features]; without data when no part has one
 };
 
 struct CudaExpertWeights : ExpertWeights {
   std::int64_t num_experts() const override { return count; }
   std::int64_t in_features() const override { return shape.in_features; }
   std::int64_t out_features() const override { return shape.out_features; }
-  std::size_t bytes() const override { return weights.bytes(); }
+  std::size_t bytes() const override { return fp8 ? fp8->bytes() : weights.bytes(); }
 
-  std::size_t expert_bytes() const { return weights.bytes() / static_cast<std::size_t>(count); }
+  /// Of one, padded, as products take it.
+  std::size_t expert_bytes() const {
+    return static_cast<std::size_t>(padded_features(shape.out_features) * padded_features(shape.in_features)) *
+           size_of(shape.dtype);
+  }
 
   Ops::MatMulShape shape;  // of each
   std::int64_t count = 0;
-  Buffer weights;  // [num_experts, padded out_features, padded in_features]
+  Buffer weights;                 // [num_experts, padded out_features, padded in_features], or
+  std::optional<Fp8Weights> fp8;  // kept as they are stored
 };
 
 kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.row_stride}; }
@@ -62,18 +74,29 @@ std::unique_ptr<MatMulWeight> MatMuls::weight(const Ops::MatMulWeightParts& part
     return buffer;
   };
   const bool is_padded = in != weight->shape.in_features || out != out_features;
-  weight->weight = is_padded ? zeros(out * in) : context_.allocate(static_cast<std::size_t>(out * in) * size_of(dtype));
+  const bool keeps_fp8 = Fp8Weights::keeps(parts.weights);
+  if (keeps_fp8) {
+    weight->fp8.emplace(context_, std::span(&parts.weights, 1), loader);
+  } else {
+    weight->weight =
+        is_padded ? zeros(out * in) : context_.allocate(static_cast<std::size_t>(out * in) * size_of(dtype));
+  }
   const Tensor whole = Tensor::contiguous(weight->weight.data(), dtype, out, in);
   if (has_bias) weight->bias = zeros(out);
   const Tensor biases = Tensor::contiguous(weight->bias.data(), dtype, 1, out);
   std::int64_t row = 0;
   for (std::size_t i = 0; i < parts.weights.size(); ++i) {
     const StoredValues& part = parts.weights[i];
-    loader.add(whole.row_slice(row, part.rows).column_slice(0, part.columns), part);
+    if (!keeps_fp8) add(whole.row_slice(row, part.rows).column_slice(0, part.columns), part, loader);
     if (has_bias && parts.biases[i]) loader.add(biases.column_slice(row, part.rows), *parts.biases[i]);
     row += part.rows;
   }
   return weight;
+}
+
+void MatMuls::add(const Tensor& out, const StoredValues& values, Loader& loader) {
+  if (values.scales) return load_by_host(context_, out, values);
+  loader.add(out, values);
 }
 
 MatMuls::Chosen& MatMuls::chosen(const Ops::MatMulShape& shape) {
@@ -103,9 +126,14 @@ void MatMuls::multiply(const Ops::MatMul& args) {
   const bool library_adds = Product::adds_bias(shape.dtype);
   const AlignedInput x(context_, args.x, 1, padded_features(shape.in_features));
   const AlignedOutput out(context_, args.out, 1, padded_features(shape.out_features));
+  Buffer expanded;
+  if (weight->fp8) {
+    expanded = weight->fp8->expand(context_, 0, 1, shape.dtype, padded_features(shape.out_features),
+                                   padded_features(shape.in_features));
+  }
   how.product.run({.out = matrix_of(out.tensor()),
                    .x = matrix_of(x.tensor()),
-                   .weight = weight->weight.data(),
+                   .weight = weight->fp8 ? expanded.data() : weight->weight.data(),
                    .bias = library_adds ? weight->bias.data() : nullptr,
                    .num_tokens = args.x.rows},
                   how.algorithm, workspace_.data(), context_.stream());
@@ -131,6 +159,10 @@ std::unique_ptr<ExpertWeights> MatMuls::expert_weights(const Ops::ExpertWeightsP
                     .dtype = parts.dtype,
                     .has_bias = false};
   const std::int64_t in = padded_features(weights->shape.in_features), out = padded_features(out_features);
+  if (std::ranges::all_of(parts.experts, [](const auto& expert) { return Fp8Weights::keeps(expert); })) {
+    weights->fp8.emplace(context_, parts.experts, loader);
+    return weights;
+  }
   weights->weights = context_.allocate(static_cast<std::size_t>(weights->count * out * in) * size_of(parts.dtype));
   if (in != weights->shape.in_features || out != out_features) {
     kernels::check(cudaMemsetAsync(weights->weights.data(), 0, weights->weights.bytes(), context_.stream()),
@@ -140,7 +172,7 @@ std::unique_ptr<ExpertWeights> MatMuls::expert_weights(const Ops::ExpertWeightsP
   for (std::int64_t expert = 0; expert < weights->count; ++expert) {
     std::int64_t row = expert * out;
     for (const StoredValues& part : parts.experts[static_cast<std::size_t>(expert)]) {
-      loader.add(all.row_slice(row, part.rows).column_slice(0, part.columns), part);
+      add(all.row_slice(row, part.rows).column_slice(0, part.columns), part, loader);
       row += part.rows;
     }
   }
@@ -157,18 +189,32 @@ void MatMuls::multiply_experts(const Ops::ExpertMatMul& args) {
   Chosen& how = chosen(shape);
   const AlignedInput x(context_, args.x, 1, padded_features(shape.in_features));
   const AlignedOutput out(context_, args.out, 1, padded_features(shape.out_features));
-  const auto* first_weight = static_cast<const std::byte*>(weights->weights.data()) +
-                             static_cast<std::size_t>(args.first_expert) * weights->expert_bytes();
-  for (std::size_t i = 0; i + 1 < args.first_rows.size(); ++i) {
-    const std::int64_t first = args.first_rows[i] - args.first_rows[0];
-    const std::int64_t rows = args.first_rows[i + 1] - args.first_rows[i];
-    if (rows == 0) continue;
-    how.product.run({.out = matrix_of(out.tensor().row_slice(first, rows)),
-                     .x = matrix_of(x.tensor().row_slice(first, rows)),
-                     .weight = first_weight + i * weights->expert_bytes(),
-                     .bias = nullptr,
-                     .num_tokens = rows},
-                    how.algorithm, workspace_.data(), context_.stream());
+  const auto num_experts = static_cast<std::int64_t>(args.first_rows.size()) - 1;
+  const std::size_t expert_bytes = weights->expert_bytes();
+  const std::int64_t at_once =
+      weights->fp8 ? std::max<std::int64_t>(1, static_cast<std::int64_t>(kExpandedBytes / expert_bytes)) : num_experts;
+  for (std::int64_t begin = 0; begin < num_experts; begin += at_once) {
+    const std::int64_t end = std::min(num_experts, begin + at_once);
+    Buffer expanded;
+    if (weights->fp8) {
+      expanded = weights->fp8->expand(context_, args.first_expert + begin, end - begin, shape.dtype,
+                                      padded_features(shape.out_features), padded_features(shape.in_features));
+    }
+    const auto* const first_weight = weights->fp8
+                                         ? static_cast<const std::byte*>(expanded.data())
+                                         : static_cast<const std::byte*>(weights->weights.data()) +
+                                               static_cast<std::size_t>(args.first_expert + begin) * expert_bytes;
+    for (std::int64_t expert = begin; expert < end; ++expert) {
+      const std::int64_t row = args.first_rows[static_cast<std::size_t>(expert)];
+      const std::int64_t rows = args.first_rows[static_cast<std::size_t>(expert) + 1] - row;
+      if (rows == 0) continue;
+      how.product.run({.out = matrix_of(out.tensor().row_slice(row - args.first_rows[0], rows)),
+                       .x = matrix_of(x.tensor().row_slice(row - args.first_rows[0], rows)),
+                       .weight = first_weight + static_cast<std::size_t>(expert - begin) * expert_bytes,
+                       .bias = nullptr,
+                       .num_tokens = rows},
+                      how.algorithm, workspace_.data(), context_.stream());
+    }
   }
   out.finish();
 }

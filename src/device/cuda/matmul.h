@@ -36,6 +36,7 @@ class MatMuls {
     Algorithm algorithm;
   };
   Chosen& chosen(const Ops::MatMulShape& shape);
+  void add(const Tensor& out, const StoredValues& values, Loader& loader);
 
   Context& context_;
   CublasLt library_;

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "device/cuda/loader.h"
+
+namespace layerprobe::device::cuda {
+
+/// Weights of one shape that stay F8_E4M3 in memory, and are expanded for each product: that of a layer, or one for
+/// each of its experts. One thread at a time.
+class Fp8Weights {
+ public:
+  /// Whether each of the parts, stacked along the rows, is FP8 as we keep it; else it is expanded while it is loaded.
+  static bool keeps(std::span<const StoredValues> parts);
+
+  /// `experts`: the parts of each, which keeps() all; queues their loads.
+  Fp8Weights(const Context& context, std::span<const std::vector<StoredValues>> experts, Loader& loader);
+
+  std::size_t bytes() const { return stored_.bytes() + factors_.bytes(); }
+
+  /// Queues the expansion of `count` of them from `first` on: [count, padded rows, padded columns] in `dtype`, zeros
+  /// where they are padded.
+  Buffer expand(const Context& context, std::int64_t first, std::int64_t count, Dtype dtype, std::int64_t padded_rows,
+                std::int64_t padded_columns) const;
+
+ private:
+  struct Part {
+    std::int64_t first_row;
+    std::int64_t rows;
+    std::int64_t first_factor;  // in those of one expert
+    BlockScales scales;
+  };
+  std::vector<Part> parts_;
+  std::int64_t rows_ = 0, columns_ = 0, num_factors_ = 0;  // of one expert
+  Buffer stored_;                                          // [experts, rows, columns]
+  Buffer factors_;                                         // [experts, num_factors], f32
+};
+
+/// Brings values to the device by the host's own reading, at once: FP8 whose shape no kernel wants.
+void load_by_host(Context& context, const Tensor& out, const StoredValues& values);
+
+}  // namespace layerprobe::device::cuda
