@@ -41,7 +41,7 @@ __global__ void expand_fp8_kernel(ExpandFp8 args) {
        column += static_cast<int>(blockDim.x) * kAtOnce) {
     if constexpr (kAligned) {
       const A factor = factors[column / block_columns];
-      std::uint8_t bits[kAtOnce];
+      alignas(16) std::uint8_t bits[kAtOnce];
       *reinterpret_cast<uint4*>(bits) = *reinterpret_cast<const uint4*>(stored + column);
       constexpr int kSize = Pack<T>::kSize;
 #pragma unroll

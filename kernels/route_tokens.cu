@@ -36,7 +36,7 @@ struct Candidate {
 template <typename T>
 __global__ void __launch_bounds__(32 * kWarps) route_tokens_kernel(RouteTokens args) {
   using A = Scalar<T>;
-  extern __shared__ unsigned char shared[];
+  extern __shared__ __align__(16) unsigned char shared[];
   const int lane = threadIdx.x, num_experts = static_cast<int>(args.num_experts);
   const std::int64_t token = std::int64_t{blockIdx.x} * kWarps + threadIdx.y;
   if (token >= args.num_tokens) return;  // a whole warp

@@ -83,10 +83,15 @@ def compare(program, model, folder, prompts, workplace, device, dtypes=("float32
     truth = to_numpy(capture_hf.capture_to_memory(folder, prompts, torch.float32, device=device))
     result = {"float32": worst(captured["float32"], truth, prompts)}
     for dtype in dtypes[1:]:
-        theirs = to_numpy(capture_hf.capture_to_memory(folder, prompts, capture_hf.DTYPES[dtype], device=device))
+        theirs = to_numpy(capture_hf.capture_to_memory(model if is_fp8(model) else folder, prompts, capture_hf.DTYPES[dtype], device=device))
         run_program(program, model, ids, dtype, ours, "--device-map", device)
         result[dtype] = worst(read_captures(ours), truth, prompts, theirs)
     return result
+
+
+def is_fp8(model):
+    config = pathlib.Path(model) / "config.json"
+    return config.is_file() and "quantization_config" in json.loads(config.read_text())
 
 
 def to_numpy(values):
@@ -321,6 +326,14 @@ def check_model(model, options, workplace):
         script = pathlib.Path(__file__).with_name("gguf_to_hf.py")
         folder = workplace / "dequantised"
         subprocess.run([sys.executable, str(script), model, str(folder)], check=True)
+    dtypes = ("float32", "bfloat16", "float16")
+    if is_fp8(folder):  # transformers' own float32 of it is none: reference.py says why
+        plain, dtypes = workplace / "dequantised", dtypes[:2]
+        shutil.rmtree(plain, ignore_errors=True)
+        plain.mkdir()
+        if (folder / "input_ids.json").exists():
+            shutil.copy(folder / "input_ids.json", plain)
+        folder = reference.dequantised(folder, plain)
     name = pathlib.Path(model).name
     given = argparse.Namespace(**{**vars(options), "model": folder, "prompt": None})
     if not (given.input_ids or given.prompts or given.random_tokens):
@@ -329,7 +342,7 @@ def check_model(model, options, workplace):
     try:
         vocab_size = transformers.AutoConfig.from_pretrained(folder).get_text_config().vocab_size
         prompts, _ = capture_hf.read_prompts(given, vocab_size)
-        result = compare(options.program, model, folder, prompts[:options.max_prompts], workplace, options.device)
+        result = compare(options.program, model, folder, prompts[:options.max_prompts], workplace, options.device, dtypes)
     except Exception as failure:  # ours or transformers': the next one may do
         print(f"{name:<28} ERROR {failure!r}", flush=True)
         return True
