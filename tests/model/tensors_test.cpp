@@ -54,7 +54,7 @@ TEST_CASE("FP8 tensors without their factors, or with others, are refused by nam
   CHECK(complaint(sound.config, sound.weights).empty());
   says(complaint(replaced(sound.config, "\"quantization_config\"", "\"transformers_weights\""), sound.weights),
        "is F8_E4M3 where config.json has no quantization_config");
-  says(complaint(sound.config, replaced(sound.weights, "up_proj.weight_scale_inv", "up_proj.weight_scale_lost")),
+  says(complaint(sound.config, replaced(sound.weights, "up_proj.weight_scale_inv", "up_proj.weight_scale_off")),
        "mlp.up_proj.weight: is F8_E4M3 and has no model.layers.");
   const std::size_t size = sound.config.find("\"weight_block_size\"");
   const std::size_t end = sound.config.find(']', size);
