@@ -349,8 +349,8 @@ void CudaOps::route_tokens(const RouteTokens& args) {
                         context_.stream());
 }
 
-// The products need their numbers of rows on the host. The wait leaves the GPU idle for some 20 us a layer, next to the
-// milliseconds that the experts take.
+// The products need their numbers of rows on the host. While those come and the first product is launched the GPU is
+// idle: some microseconds a layer, where the experts of a large batch take milliseconds.
 void CudaOps::group_by_expert(const GroupByExpert& args) {
   check(args);
   begin_writing({args.row_of_choice, args.token_of_row});

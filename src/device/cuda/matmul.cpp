@@ -179,7 +179,7 @@ std::unique_ptr<ExpertWeights> MatMuls::expert_weights(const Ops::ExpertWeightsP
   return weights;
 }
 
-// One stream is as fast as several, and thousands of rows an expert as dense products (docs/benchmarks.md).
+// One product after the other, on one stream: from a thousand rows an expert on each fills the GPU.
 void MatMuls::multiply_experts(const Ops::ExpertMatMul& args) {
   const auto* weights = dynamic_cast<const CudaExpertWeights*>(&args.weight);
   expect(weights != nullptr, "experts' weights are multiplied on the device that made them");
