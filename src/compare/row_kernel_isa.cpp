@@ -142,7 +142,8 @@ struct Lanes {
 template <typename Of>
 RowSums difference_of(const void* reference, const void* candidate, std::int64_t width) {
   using Element = typename Of::Element;
-  Lanes difference_squares, reference_squares, candidate_squares, products, max_abs_difference, max_abs_reference;
+  Lanes difference_squares, reference_squares, candidate_squares, products, absolute_differences;
+  Lanes max_abs_difference, max_abs_reference;
   const auto add = [&](const Element* reference_eight, const Element* candidate_eight) {
     for (int part = 0; part < kParts; ++part) {
       const F64 r = part_of<Of>(reference_eight, part);
@@ -152,6 +153,7 @@ RowSums difference_of(const void* reference, const void* candidate, std::int64_t
       reference_squares.parts[part] += r * r;
       candidate_squares.parts[part] += c * c;
       products.parts[part] += r * c;
+      absolute_differences.parts[part] += magnitude_of(d);
       max_abs_difference.raise_to(part, magnitude_of(d));
       max_abs_reference.raise_to(part, magnitude_of(r));
     }
@@ -167,6 +169,7 @@ RowSums difference_of(const void* reference, const void* candidate, std::int64_t
           .reference_squares = reference_squares.sum(),
           .candidate_squares = candidate_squares.sum(),
           .products = products.sum(),
+          .absolute_differences = absolute_differences.sum(),
           .max_abs_difference = max_abs_difference.max(),
           .max_abs_reference = max_abs_reference.max()};
 }
@@ -186,8 +189,38 @@ RowSums same_of(const void* row, std::int64_t width) {
           .reference_squares = sum,
           .candidate_squares = sum,
           .products = sum,
+          .absolute_differences = 0,
           .max_abs_difference = 0,
           .max_abs_reference = max_abs.max()};
+}
+
+/// `Bits` are unsigned and as long as the elements. A chunk's counts fit into them, so that they take a lane each.
+template <typename Bits>
+void ulps_of(const void* reference, const void* candidate, std::int64_t width, std::int64_t* counts) {
+  constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+  constexpr std::int64_t kChunk = 1 << 14;
+  const auto rank_of = [](const void* row, std::int64_t i) {
+    Bits bits;
+    __builtin_memcpy(&bits, static_cast<const Bits*>(row) + i, sizeof bits);
+    return static_cast<Bits>((bits & kSign) != 0 ? kSign - (bits ^ kSign) : kSign + bits);
+  };
+  for (std::int64_t first = 0; first < width; first += kChunk) {
+    const std::int64_t end = width - first < kChunk ? width : first + kChunk;
+    Bits within[kUlpBuckets - 1] = {};
+    for (std::int64_t i = first; i < end; ++i) {
+      const Bits r = rank_of(reference, i), c = rank_of(candidate, i);
+      const Bits apart = static_cast<Bits>(c > r ? c - r : r - c);
+      for (int bucket = 0; bucket < kUlpBuckets - 1; ++bucket) {
+        within[bucket] = static_cast<Bits>(within[bucket] + (apart <= kUlpLimits[bucket] ? 1 : 0));
+      }
+    }
+    Bits below = 0;
+    for (int bucket = 0; bucket < kUlpBuckets - 1; ++bucket) {
+      counts[bucket] += static_cast<std::int64_t>(within[bucket] - below);
+      below = within[bucket];
+    }
+    counts[kUlpBuckets - 1] += end - first - static_cast<std::int64_t>(below);
+  }
 }
 
 template <typename Of>
@@ -247,6 +280,20 @@ RowSums same(Dtype dtype, const void* row, std::int64_t width) {
   return {};
 }
 
+void ulps(Dtype dtype, const void* reference, const void* candidate, std::int64_t width, std::int64_t* counts) {
+  switch (dtype) {
+    case Dtype::f64:
+      return ulps_of<std::uint64_t>(reference, candidate, width, counts);
+    case Dtype::f32:
+      return ulps_of<std::uint32_t>(reference, candidate, width, counts);
+    case Dtype::f16:
+    case Dtype::bf16:
+      return ulps_of<std::uint16_t>(reference, candidate, width, counts);
+    case Dtype::i32:
+      return;  // they have no last place
+  }
+}
+
 void widen(Dtype dtype, const void* row, std::int64_t width, double* out) {
   switch (dtype) {
     case Dtype::f64:
@@ -283,7 +330,11 @@ void narrow(Dtype dtype, const double* row, std::int64_t width, void* out) {
 #define LAYERPROBE_TEXT_OF(name) #name
 #define LAYERPROBE_TEXT(name) LAYERPROBE_TEXT_OF(name)
 
-const RowKernels kRowKernels = {
-    .name = LAYERPROBE_TEXT(LAYERPROBE_ISA), .difference = difference, .same = same, .widen = widen, .narrow = narrow};
+const RowKernels kRowKernels = {.name = LAYERPROBE_TEXT(LAYERPROBE_ISA),
+                                .difference = difference,
+                                .same = same,
+                                .ulps = ulps,
+                                .widen = widen,
+                                .narrow = narrow};
 
 }  // namespace layerprobe::compare::LAYERPROBE_ISA
