@@ -8,12 +8,15 @@
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "cli/blame.h"
 #include "cli/command.h"
 #include "cli/compare_output.h"
 #include "cli/share_done.h"
 #include "cli/table.h"
+#include "runtime/session.h"
 #include "store/reader.h"
 
 namespace layerprobe::cli {
@@ -29,9 +32,17 @@ struct CompareOptions {
   std::vector<std::string> thresholds;
   std::filesystem::path report;
   bool json = false;
+  bool blame = false;
+  runtime::RunOptions run;  // of --blame: model, dtype, device
 };
 
 compare::Rules rules_of(const CompareOptions& options) {
+  if (options.blame && options.run.model.empty()) {
+    throw Error({.kind = ErrorKind::usage,
+                 .where = "--blame",
+                 .what = "needs a model whose blocks it can run",
+                 .fix = "give --model PATH, or set MODEL_PATH"});
+  }
   if (options.max_rel_l2 && !(*options.max_rel_l2 >= 0)) {
     throw Error({.kind = ErrorKind::usage,
                  .where = "--max-rel-l2",
@@ -67,6 +78,24 @@ void finish(std::ofstream& out, const std::filesystem::path& path) {
                .fix = "see whether the disk is full"});
 }
 
+std::string dtype_of(const store::Reader& reader) {
+  const auto found = reader.attributes().find("dtype");
+  if (found == reader.attributes().end()) return {};
+  const auto* name = std::get_if<std::string>(&found->second);
+  return name != nullptr && find_dtype(*name) ? *name : std::string();
+}
+
+/// With --blame: in the dtype that the candidate was computed in, unless one is given.
+std::optional<Blame> blame_of(const CompareOptions& options, const compare::Rules& rules,
+                              const store::Reader& reference, const store::Reader& candidate) {
+  if (!options.blame) return std::nullopt;
+  runtime::RunOptions run = options.run;
+  if (run.dtype.empty()) run.dtype = dtype_of(candidate);
+  if (run.dtype.empty()) run.dtype = "auto";
+  ShareDone share_done("running each block by itself");
+  return blame_layers(reference, run, rules, [&](double share) { share_done.show(share); });
+}
+
 ExitCode run(const CompareOptions& options) {
   const compare::Rules rules = rules_of(options);
   const store::Reader reference(options.reference);
@@ -78,17 +107,20 @@ ExitCode run(const CompareOptions& options) {
   const compare::Report report = compare::compare_runs(
       reference, candidate, rules, [&](double share) { share_done.show(share); }, baseline ? &*baseline : nullptr);
   share_done.finish();
+  const std::optional<Blame> blame = blame_of(options, rules, reference, candidate);
+  const Blame* const blame_or_none = blame ? &*blame : nullptr;
   if (options.json) {
-    write_json_lines(std::cout, report);
+    write_json_lines(std::cout, report, blame_or_none);
   } else {
     print_compared(report);
+    if (blame) print_blame(*blame, report);
     std::cout << printable(compare::verdict(report)) << "\n";
   }
   if (!options.report.empty()) {
-    write_json_lines(report_file, report);
+    write_json_lines(report_file, report, blame_or_none);
     finish(report_file, options.report);
   }
-  return report.agrees() ? ExitCode::success : ExitCode::differs;
+  return report.agrees() && (!blame || blame->culprit() == nullptr) ? ExitCode::success : ExitCode::differs;
 }
 
 }  // namespace
@@ -118,6 +150,18 @@ void add_compare(CLI::App& app, Command& chosen) {
       ->add_option("--baseline", options->baseline,
                    "A correct run in the candidate's dtype: a point agrees up to 1.5 times its error")
       ->type_name("FILE.h5");
+  CLI::Option* blame = command->add_flag(
+      "--blame", options->blame,
+      "Also run each block of --model by itself, fed what entered it in the reference: whose fault is it?");
+  command->add_option("--model", options->run.model, "The model of --blame")->envname("MODEL_PATH")->type_name("PATH");
+  options->run.dtype.clear();
+  command->add_option("--dtype", options->run.dtype, "What --blame computes in. Default: as the candidate did")
+      ->needs(blame)
+      ->type_name("DTYPE");
+  command->add_option("--device-map", options->run.device_map, "Where --blame computes")
+      ->capture_default_str()
+      ->needs(blame)
+      ->type_name("DEVICE");
   command->add_option("--report", options->report, "Also write the lines of --json to this file")->type_name("FILE");
   command->add_flag("--json", options->json, "Print a JSON object a line, each with a type");
   command->footer("Exit status: 0 all points agree, 1 some do not, 2 nothing could be compared.");

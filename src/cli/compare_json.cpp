@@ -120,21 +120,41 @@ Json skip_of(const compare::NotCompared& skipped) {
   return out;
 }
 
-Json summary_of(const Report& report) {
+Json json_of(const std::optional<compare::Finding>& finding) {
+  Json out;
+  if (!finding) return out;
+  out.set("point", finding->point);
+  out.set("layer", layer_of(finding->point));
+  out.set("kind", compare::name_of(finding->kind));
+  out.set("words", finding->words);
+  return out;
+}
+
+Json layer_of_blame(const Blame::Layer& layer) {
+  Json out;
+  out.set("type", "layer");
+  out.set("layer", layer.layer);
+  out.set("own_rel_l2", layer.own_error());
+  out.set("agrees", layer.agrees());
+  out.set("finding", json_of(layer.finding));
+  Json points(Json::Array{});
+  for (const Difference& each : layer.differences) points.push(json_of(each));
+  out.set("points", std::move(points));
+  return out;
+}
+
+Json summary_of(const Report& report, const Blame* blame) {
   Json out;
   out.set("type", "summary");
   out.set("agrees", report.agrees());
   const Difference* first = report.first_divergence();
   out.set("first_divergence", first == nullptr ? Json() : Json(first->point));
   out.set("rule", first == nullptr ? Json() : Json(first->rule));
-  Json finding;
-  if (report.finding) {
-    finding.set("point", report.finding->point);
-    finding.set("layer", layer_of(report.finding->point));
-    finding.set("kind", compare::name_of(report.finding->kind));
-    finding.set("words", report.finding->words);
+  out.set("finding", json_of(report.finding));
+  if (blame != nullptr) {
+    out.set("culprit", blame->culprit() == nullptr ? Json() : json_of(blame->culprit()->finding));
+    out.set("blame", blame_sentence(*blame, report));
   }
-  out.set("finding", std::move(finding));
   out.set("passing_max_rel_l2", report.passing_max_rel_l2());
   out.set("verdict", compare::verdict(report));
   return out;
@@ -142,11 +162,14 @@ Json summary_of(const Report& report) {
 
 }  // namespace
 
-void write_json_lines(std::ostream& out, const Report& report) {
+void write_json_lines(std::ostream& out, const Report& report, const Blame* blame) {
   out << config_of(report).dump() << "\n";
   for (const Difference& each : report.differences) out << json_of(each).dump() << "\n";
   for (const compare::NotCompared& each : report.not_compared) out << skip_of(each).dump() << "\n";
-  out << summary_of(report).dump() << "\n";
+  if (blame != nullptr) {
+    for (const Blame::Layer& each : blame->layers) out << layer_of_blame(each).dump() << "\n";
+  }
+  out << summary_of(report, blame).dump() << "\n";
 }
 
 }  // namespace layerprobe::cli

@@ -150,4 +150,27 @@ void print_compared(const Report& report) {
   print_notes(report);
 }
 
+void print_blame(const Blame& blame, const Report& report) {
+  std::map<int, const Difference*> in_candidate;
+  for (const Difference& each : report.differences) {
+    if (semantics_of(each.point) == "residual_after_block") in_candidate[layer_of(each.point)] = &each;
+  }
+  Table table({{.name = "layer"},
+               {.name = "own rel_l2"},
+               {.name = "limit"},
+               {.name = "candidate's rel_l2"},
+               {.name = "own", .align = Table::Align::left},
+               {.name = "first point over its limit", .align = Table::Align::left}});
+  for (const Blame::Layer& each : blame.layers) {
+    const auto found = in_candidate.find(each.layer);
+    table.add_row({std::to_string(each.layer), error_text(each.own_error()),
+                   each.differences.empty() ? "-" : error_text(each.differences.back().max_rel_l2),
+                   found == in_candidate.end() ? "-" : error_text(found->second->rel_l2), each.agrees() ? "ok" : "FAIL",
+                   each.finding ? text(each.finding->point, &each == blame.culprit() ? "  <--- HERE" : "") : "-"});
+  }
+  std::cout << "each block by itself, fed what entered it in the reference:\n\n" << table << "\n";
+  for (const std::string& each : blame.skipped) std::cout << "not run: " << each << "\n";
+  std::cout << "blame: " << printable(blame_sentence(blame, report)) << "\n";
+}
+
 }  // namespace layerprobe::cli

@@ -27,6 +27,8 @@ struct Rules {
   std::vector<std::string> points;
   /// Asked before max_rel_l2; of those whose pattern matches, the first counts.
   std::vector<Threshold> thresholds = {};
+  /// The candidate's blocks were fed the reference's own values: limits are those of one block.
+  bool is_one_block = false;
 };
 
 /// bf16 and f16 1e-2, f32 1e-5, f64 1e-12: how far correct runs of that dtype stray from each other by rounding alone,
