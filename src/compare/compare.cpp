@@ -182,11 +182,14 @@ class Judge {
       difference.max_without_massive = std::max(kMaxRatio * *difference.baseline_without_massive, floor);
       difference.rule = text("1.5 x the baseline's ", rel_l2_text(*difference.baseline_rel_l2));
     } else {
-      const std::int64_t blocks =
-          rules_.is_one_block ? 1 : std::max<std::int64_t>(1, blocks_before(name, num_layers_));
+      const std::int64_t blocks = rules_.is_one_block ? 1 : std::max<std::int64_t>(1, blocks_before(name, num_layers_));
       const Dtype dtype = computed(difference);
       difference.max_rel_l2 = default_max_rel_l2(dtype) * std::sqrt(static_cast<double>(blocks));
       difference.rule = text(rel_l2_text(default_max_rel_l2(dtype)), " of ", name_of(dtype));
+      if (rules_.is_one_block) {
+        difference.max_rel_l2 *= 2;
+        difference.rule += " x 2 for one block";
+      }
       if (blocks > 1) difference.rule += text(" x sqrt(", blocks, " blocks)");
       if (is_inside(name)) {
         difference.max_rel_l2 *= 2;

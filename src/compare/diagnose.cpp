@@ -151,6 +151,22 @@ class Tests {
     return Diagnosis{Kind::channel_scale, "each channel is off by a factor of its own: a norm's weight"};
   }
 
+  std::optional<Diagnosis> token_scale() const {
+    if (width_ < 8) return std::nullopt;
+    double left = 0;
+    for (std::int64_t row = 0; row < s_.num_rows(); ++row) {
+      double products = 0, squares = 0, own = 0;
+      for (std::int64_t i = 0; i < s_.width; ++i) {
+        products += s_.r(row)[i] * s_.c(row)[i];
+        squares += square(s_.r(row)[i]);
+        own += square(s_.c(row)[i]);
+      }
+      left += squares > 0 ? std::max(0.0, own - products * products / squares) : own;
+    }
+    if (left > kLeftOver * all_) return std::nullopt;
+    return Diagnosis{Kind::token_scale, "each token is off by a factor of its own: a norm's epsilon, or its sum"};
+  }
+
   std::optional<Diagnosis> channel_offset() const {
     if (s_.num_rows() < 8) return std::nullopt;
     std::vector<double> mean(width_);
@@ -219,7 +235,8 @@ class Tests {
           return channel_squares_[a] > channel_squares_[b] || (channel_squares_[a] == channel_squares_[b] && a < b);
         });
     order.resize(count);
-    while (!order.empty() && channel_squares_[order.back()] == 0) order.pop_back();
+    // Rounding is in every channel; what is looked for is not.
+    while (!order.empty() && channel_squares_[order.back()] <= 0.01 * channel_squares_[order.front()]) order.pop_back();
     return order;
   }
 
@@ -253,19 +270,17 @@ std::optional<Diagnosis> non_finite(const Difference& difference, Dtype computed
   return Diagnosis{Kind::non_finite, ""};
 }
 
-/// `values` are the point's, or what the block added to them.
-Diagnosis diagnose_finite(const Tests& tests, const Difference& difference) {
-  if (!(tests.all() > 0)) return {Kind::few_tokens, "none of the rows that were looked at differs"};
-  if (const auto found = tests.precision(difference.candidate_dtype)) return *found;
-  if (const auto found = tests.scale()) return *found;
-  if (const auto found = tests.token_shift()) return *found;
-  if (const auto found = tests.few_channels()) return *found;
-  if (const auto found = tests.channel_order()) return *found;
-  if (const auto found = tests.channel_scale()) return *found;
-  if (const auto found = tests.channel_offset()) return *found;
-  if (const auto found = tests.attention()) return *found;
-  if (const auto found = tests.few_tokens()) return *found;
-  return {};
+/// Of the point's values, or of what the block added to them. Nothing where no test explains them.
+std::optional<Diagnosis> explained(const Tests& tests) {
+  if (const auto found = tests.scale()) return found;
+  if (const auto found = tests.token_shift()) return found;
+  if (const auto found = tests.few_tokens()) return found;
+  if (const auto found = tests.few_channels()) return found;
+  if (const auto found = tests.channel_order()) return found;
+  if (const auto found = tests.channel_scale()) return found;
+  if (const auto found = tests.token_scale()) return found;
+  if (const auto found = tests.channel_offset()) return found;
+  return tests.attention();
 }
 
 }  // namespace
@@ -290,6 +305,8 @@ std::string_view name_of(Kind kind) {
       return "few-channels";
     case Kind::channel_scale:
       return "channel-scale";
+    case Kind::token_scale:
+      return "token-scale";
     case Kind::channel_offset:
       return "channel-offset";
     case Kind::attention:
@@ -313,7 +330,10 @@ std::string_view name_of(Kind kind) {
 Diagnosis diagnose(const Sample& sample, const Difference& difference, Dtype computed) {
   if (const auto found = non_finite(difference, computed)) return *found;
   const Sample values = finite(sample);
-  return diagnose_finite(Tests(values), difference);
+  const Tests tests(values);
+  if (!(tests.all() > 0)) return {Kind::few_tokens, "none of the rows that were looked at differs"};
+  if (const auto found = tests.precision(difference.candidate_dtype)) return *found;
+  return explained(tests).value_or(Diagnosis{});
 }
 
 Diagnosis diagnose_added(const Sample& sample, const Sample& before, const Difference& difference, Dtype computed) {
@@ -324,7 +344,8 @@ Diagnosis diagnose_added(const Sample& sample, const Sample& before, const Diffe
     added.reference[i] -= entered.reference[i];
     added.candidate[i] -= entered.candidate[i];
   }
-  Diagnosis diagnosis = diagnose_finite(Tests(added), difference);
+  const Tests tests(added);
+  Diagnosis diagnosis = tests.all() > 0 ? explained(tests).value_or(Diagnosis{}) : Diagnosis{};
   if (diagnosis.kind == Kind::scale) {
     constexpr std::string_view kIt = "it is ";
     diagnosis.words = "what the block adds is " + diagnosis.words.substr(kIt.size());

@@ -19,6 +19,7 @@ enum class Kind {
   channel_order,   // other channels' values stand in these channels
   few_channels,    // nearly all of it lies in a few channels
   channel_scale,   // each channel is the reference's times a factor of its own: a norm's weight
+  token_scale,     // each token is the reference's times a factor of its own: a norm's epsilon
   channel_offset,  // every token is off by the same vector: a bias
   attention,       // token 0 of each prompt is right and later ones are not: what tokens attend to
   few_tokens,      // nearly all of it lies in a few tokens

@@ -128,7 +128,10 @@ std::optional<Finding> post_norm(const Files& files, const Difference& first) {
 double error_before(const std::string& name, const ByName& all) {
   const int layer = layer_of(name);
   std::optional<std::string> input;
-  if (layer >= 0) {
+  if (layer >= 0 && name.starts_with(layer_name(layer)) && name.ends_with(":input") &&
+      (name == layer_name(layer) + ":input" || name == layer_name(layer) + ".input_layernorm:input")) {
+    input = layer == 0 ? std::string("model.embed_tokens") : layer_name(layer - 1);  // it is what entered
+  } else if (layer >= 0) {
     input = residual_input(layer_name(layer), all);
   } else {
     input = residual_input(name, all);
@@ -178,6 +181,16 @@ std::optional<std::int64_t> row_of(const store::Reader& reference, const std::op
   return std::nullopt;
 }
 
+/// What hides a difference is no part of it.
+void leave_out_massive(const Difference& difference, Sample& sample) {
+  for (const std::int64_t channel : difference.massive_channels) {
+    for (std::int64_t row = 0; row < sample.num_rows(); ++row) {
+      const auto i = static_cast<std::size_t>(row * sample.width + channel);
+      sample.reference[i] = sample.candidate[i] = 0;
+    }
+  }
+}
+
 Diagnosis diagnosis_of(const Files& files, const Difference& difference, const ByName& all) {
   const std::string name = canonical_name(difference.point);
   if (name.ends_with(":topk_indices") || name.ends_with(":topk_weights")) {
@@ -187,7 +200,8 @@ Diagnosis diagnosis_of(const Files& files, const Difference& difference, const B
   const Alignment::Shared shared = files.alignment.rows_of(r, c);
   std::vector<RowRun> rows = sampled_rows(files.reference, shared.runs, sample_rows_for(difference.width),
                                           row_of(files.reference, difference.worst_token));
-  const Sample sample = read_sample(files.reference, r, files.candidate, c, rows);
+  Sample sample = read_sample(files.reference, r, files.candidate, c, rows);
+  if (difference.rel_l2 <= difference.max_rel_l2) leave_out_massive(difference, sample);
   const Dtype computed = computed_by(files.candidate, difference.candidate_dtype);
   Diagnosis diagnosis = diagnose(sample, difference, computed);
   if (diagnosis.kind != Kind::values) return diagnosis;

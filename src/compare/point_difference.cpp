@@ -23,6 +23,7 @@ namespace {
 
 constexpr std::int64_t kMinBlockRows = 64;
 constexpr std::int64_t kMaxBlocks = 4096;
+constexpr std::int64_t kMinElementsForThreads = 1 << 16;  // fewer are done before another thread has woken up
 constexpr std::int64_t kPieceBytes = 256 << 10;
 
 /// A point in both files, and which rows of it are shared.
@@ -125,7 +126,8 @@ Whole whole_of(const Pair& pair, std::int64_t num_rows, const std::function<void
   Whole whole;
   std::exception_ptr failure;
   std::atomic<bool> has_failed = false;
-#pragma omp parallel if (num_blocks > 1)
+  const bool is_much = num_rows * pair.in_reference().width > kMinElementsForThreads;
+#pragma omp parallel if (num_blocks > 1 && is_much)
   {
     std::optional<BlockReader> reader;
 #pragma omp for schedule(dynamic)
