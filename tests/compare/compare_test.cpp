@@ -98,10 +98,10 @@ TEST_CASE("one element off is found, with its place and both values") {
   CHECK(verdict.starts_with("first divergence: model.layers.2: rel_l2 "));
   CHECK(verdict.find("is over 1.73e-02 (1.00e-02 of bfloat16 x sqrt(3 blocks)), worst token: prompt 2, token 3 (") !=
         std::string::npos);
-  CHECK(verdict.find("nearly all of it lies in channel 17; --max-rel-l2 ") != std::string::npos);
+  CHECK(verdict.find("nearly all of it lies in a few tokens; --max-rel-l2 ") != std::string::npos);
   REQUIRE(report.finding);
   CHECK(report.finding->point == "model.layers.2");
-  CHECK(report.finding->kind == compare::Kind::few_channels);
+  CHECK(report.finding->kind == compare::Kind::few_tokens);
 }
 
 TEST_CASE("the limit that the verdict names passes, and one below does not") {

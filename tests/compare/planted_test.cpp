@@ -561,9 +561,6 @@ TEST_CASE("planted bugs are found in the right layer and called what they are") 
       test::SampleRun baseline = own ? loaded(own->run("baseline.h5", "bfloat16")) : right_noisy;
       if (bug.both_edit) bug.both_edit(baseline);
       const Outcome noisy = outcome_of(bug, bug.kinds, compared(reference, candidate_in("bfloat16"), &baseline));
-      CAPTURE(noisy.verdict);
-      WARN(noisy.layer_right);
-      WARN(noisy.kind_right);
       count("noisy", noisy);
       table += text(" ",
                     noisy.diverged ? (noisy.layer_right ? (noisy.kind_right ? "layer and kind" : "layer") : "wrong")
@@ -581,6 +578,7 @@ TEST_CASE("planted bugs are found in the right layer and called what they are") 
     }
   }
   CHECK(right["all"][2] >= 20);
+  CHECK(right["noisy"][1] >= right["noisy"][2] - 5);  // what is smaller than bfloat16's own noise goes under
 }
 
 TEST_CASE("blame tells the layer at fault from those that inherit, below the noise of bfloat16 too") {
