@@ -21,9 +21,10 @@ struct RowSums {
 };
 
 struct AppendStatistics {
-  Statistics* out;              // [num_prompts], on the device as all of these
-  RowSums* row_sums;            // [num_rows], from sum_rows to append_rows
-  Matrix x;                     // [num_rows, columns]
+  Statistics* out;    // [num_prompts]; on the device as all of these, or pinned on the host as cu_rows may be:
+                      // each is read once and written once
+  RowSums* row_sums;  // [num_rows], from sum_rows to append_rows
+  Matrix x;           // [num_rows, columns]
   const std::int64_t* cu_rows;  // [num_prompts + 1]
   std::int64_t num_prompts;
   std::int64_t num_rows;

@@ -47,19 +47,15 @@ StatisticsQueue::Block StatisticsQueue::free_block(std::size_t device_bytes, std
 
 void StatisticsQueue::add(const Ops::AppendStatistics& args) {
   if (args.x.rows == 0) return;
-  // What the prompts have so far and where their rows begin go together: each copy takes some microseconds.
-  const std::size_t out_bytes = args.out.size_bytes(), start_bytes = out_bytes + args.cu_rows.size_bytes();
-  const std::size_t sums_at = aligned(start_bytes);
-  Block block = free_block(sums_at + static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums), start_bytes);
+  const std::size_t out_bytes = args.out.size_bytes();
+  Block block = free_block(static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums),
+                           out_bytes + args.cu_rows.size_bytes());
   std::memcpy(block.on_host, args.out.data(), out_bytes);
   std::memcpy(block.on_host + out_bytes, args.cu_rows.data(), args.cu_rows.size_bytes());
-  auto* const on_device = static_cast<std::byte*>(block.on_device.data());
-  kernels::check(cudaMemcpyAsync(on_device, block.on_host, start_bytes, cudaMemcpyHostToDevice, context_.stream()),
-                 "copy statistics");
-  const kernels::AppendStatistics call{.out = reinterpret_cast<Statistics*>(on_device),
-                                       .row_sums = reinterpret_cast<kernels::RowSums*>(on_device + sums_at),
+  const kernels::AppendStatistics call{.out = reinterpret_cast<Statistics*>(block.on_host),
+                                       .row_sums = static_cast<kernels::RowSums*>(block.on_device.data()),
                                        .x = {args.x.data, args.x.row_stride},
-                                       .cu_rows = reinterpret_cast<const std::int64_t*>(on_device + out_bytes),
+                                       .cu_rows = reinterpret_cast<const std::int64_t*>(block.on_host + out_bytes),
                                        .num_prompts = static_cast<std::int64_t>(args.out.size()),
                                        .num_rows = args.x.rows,
                                        .columns = args.x.columns,
@@ -69,8 +65,6 @@ void StatisticsQueue::add(const Ops::AppendStatistics& args) {
   // A prompt's rows are added one after the other, which leaves a GPU idle: the next operations go on beside it.
   copies_.follow_operations();
   kernels::append_rows(call, copies_.stream());
-  kernels::check(cudaMemcpyAsync(block.on_host, on_device, out_bytes, cudaMemcpyDeviceToHost, copies_.stream()),
-                 "copy statistics");
   waiting_.push_back({args.out, std::move(block)});
 }
 

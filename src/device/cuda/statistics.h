@@ -20,10 +20,10 @@ class StatisticsQueue {
 
   /// Memory of one call, on the GPU and pinned on the host; used again once its statistics have been delivered.
   struct Block {
-    std::size_t bytes = 0;       // on the device
-    std::size_t host_bytes = 0;  // on the host
-    Buffer on_device;
-    std::byte* on_host = nullptr;
+    std::size_t bytes = 0;         // on the device
+    std::size_t host_bytes = 0;    // on the host
+    Buffer on_device;              // the rows' sums
+    std::byte* on_host = nullptr;  // the statistics and the prompts' bounds, which the GPU reads and writes there
   };
   struct Waiting {
     std::span<Statistics> out;
