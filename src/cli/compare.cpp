@@ -5,6 +5,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,11 @@
 #include "cli/compare_output.h"
 #include "cli/share_done.h"
 #include "cli/table.h"
+#include "runtime/prepared.h"
 #include "runtime/session.h"
 #include "store/reader.h"
+#include "tokenizer/tokenizer.h"
+#include "weights/checkpoint.h"
 
 namespace layerprobe::cli {
 namespace {
@@ -31,6 +35,7 @@ struct CompareOptions {
   std::vector<std::string> points;
   std::vector<std::string> thresholds;
   std::filesystem::path report;
+  std::filesystem::path html;
   bool json = false;
   bool blame = false;
   runtime::RunOptions run;  // of --blame: model, dtype, device
@@ -96,6 +101,17 @@ std::optional<Blame> blame_of(const CompareOptions& options, const compare::Rule
   return blame_layers(reference, run, rules, [&](double share) { share_done.show(share); });
 }
 
+/// Of --model, for the page's tokens. Without one that can be used, tokens are shown by their ids.
+std::optional<tokenizer::Tokenizer> tokenizer_of(const CompareOptions& options) {
+  if (options.run.model.empty()) return std::nullopt;
+  try {
+    return runtime::open_tokenizer(weights::Checkpoint::open(options.run.model));
+  } catch (const Error& error) {
+    std::cerr << "note: the page shows tokens by their ids: " << printable(error.what()) << "\n";
+    return std::nullopt;
+  }
+}
+
 ExitCode run(const CompareOptions& options) {
   const compare::Rules rules = rules_of(options);
   const store::Reader reference(options.reference);
@@ -103,6 +119,7 @@ ExitCode run(const CompareOptions& options) {
   std::optional<store::Reader> baseline;
   if (!options.baseline.empty()) baseline.emplace(options.baseline);
   std::ofstream report_file = opened(options.report, "--report");
+  std::ofstream html_file = opened(options.html, "--html");
   ShareDone share_done("comparing");
   const compare::Report report = compare::compare_runs(
       reference, candidate, rules, [&](double share) { share_done.show(share); }, baseline ? &*baseline : nullptr);
@@ -119,6 +136,14 @@ ExitCode run(const CompareOptions& options) {
   if (!options.report.empty()) {
     write_json_lines(report_file, report, blame_or_none);
     finish(report_file, options.report);
+  }
+  if (!options.html.empty()) {
+    const std::optional<tokenizer::Tokenizer> tokenizer = tokenizer_of(options);
+    TokenText token_text;
+    if (tokenizer) token_text = [&](std::int32_t id) { return tokenizer->decode(std::span(&id, 1)); };
+    write_html(html_file, report, reference, blame_or_none, token_text);
+    finish(html_file, options.html);
+    if (!options.json) std::cout << "wrote " << printable(options.html.string()) << "\n";
   }
   return report.agrees() && (!blame || blame->culprit() == nullptr) ? ExitCode::success : ExitCode::differs;
 }
@@ -150,10 +175,18 @@ void add_compare(CLI::App& app, Command& chosen) {
       ->add_option("--baseline", options->baseline,
                    "A correct run in the candidate's dtype: a point agrees up to 1.5 times its error")
       ->type_name("FILE.h5");
+  command
+      ->add_option("--html", options->html,
+                   "Also write one self-contained page; with --model its tokens have their text")
+      ->type_name("FILE");
   CLI::Option* blame = command->add_flag(
       "--blame", options->blame,
       "Also run each block of --model by itself, fed what entered it in the reference: whose fault is it?");
-  command->add_option("--model", options->run.model, "The model of --blame")->envname("MODEL_PATH")->type_name("PATH");
+  command
+      ->add_option("--model", options->run.model,
+                   "The model whose blocks --blame runs, and whose tokenizer --html uses")
+      ->envname("MODEL_PATH")
+      ->type_name("PATH");
   options->run.dtype.clear();
   command->add_option("--dtype", options->run.dtype, "What --blame computes in. Default: as the candidate did")
       ->needs(blame)
