@@ -62,7 +62,7 @@ std::string layers_text(const std::vector<int>& layers) {
 
 }  // namespace
 
-double Blame::Layer::own_error() const { return differences.empty() ? 0 : differences.back().rel_l2; }
+double Blame::Layer::own_error() const { return differences.empty() ? 0 : differences.back().error(); }
 
 const Blame::Layer* Blame::culprit() const {
   for (const Layer& each : layers) {
@@ -80,6 +80,7 @@ Blame blame_layers(const store::Reader& reference, const runtime::RunOptions& op
   compare::Rules own_rules = {.max_rel_l2 = {}, .exact = false, .points = {}, .thresholds = rules.thresholds};
   own_rules.is_one_block = true;
   Blame blame;
+  blame.dtype = options.dtype;
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const int layer = static_cast<int>(i);
     progress(static_cast<double>(i) / static_cast<double>(config.num_hidden_layers));
@@ -135,7 +136,7 @@ std::string blame_sentence(const Blame& blame, const compare::Report& report) {
   }
   if (guilty.empty()) {
     std::string out = text("no block is at fault: fed what the reference's blocks got, all ", blame.layers.size(),
-                           " stay within their limits");
+                           " stay within their limits in ", blame.dtype);
     if (!inherits.empty()) {
       out += text("; that ", layers_text(inherits), (inherits.size() == 1 ? " is" : " are"),
                   " off in the candidate comes from before the blocks, from "
@@ -150,7 +151,8 @@ std::string blame_sentence(const Blame& blame, const compare::Report& report) {
   }
   std::string out = text("model.layers.", first.layer, " is the first whose own error is above its limit");
   if (at != nullptr) {
-    out += text(": ", at->point, " ", compare::rel_l2_text(at->rel_l2), " over ", compare::rel_l2_text(at->max_rel_l2));
+    out +=
+        text(": ", at->point, " ", compare::rel_l2_text(at->error()), " over ", compare::rel_l2_text(at->max_rel_l2));
   }
   if (!first.finding->words.empty()) out += ": " + first.finding->words;
   guilty.erase(guilty.begin());

@@ -18,10 +18,11 @@ struct Blame {
     std::vector<compare::Difference> differences;  // of the points inside it that the reference has, in forward order
     std::optional<compare::Finding> finding;       // of a layer whose own error is over its limit
 
-    double own_error() const;  // rel_l2 of the block's output, or of the last point that there is
+    double own_error() const;  // Difference::error() of the block's output, or of the last point that there is
     bool agrees() const { return !finding; }
   };
   std::vector<Layer> layers;
+  std::string dtype;                 // that they were run in
   std::vector<std::string> skipped;  // "layer 3: the reference does not have what entered it"
 
   const Layer* culprit() const;  // the first over its limit; nullptr when none is

@@ -90,12 +90,12 @@ std::string dtype_of(const store::Reader& reader) {
   return name != nullptr && find_dtype(*name) ? *name : std::string();
 }
 
-/// With --blame: in the dtype that the candidate was computed in, unless one is given.
+/// With --blame: in the dtype that the reference was computed in, unless one is given, so that only the model differs.
 std::optional<Blame> blame_of(const CompareOptions& options, const compare::Rules& rules,
-                              const store::Reader& reference, const store::Reader& candidate) {
+                              const store::Reader& reference) {
   if (!options.blame) return std::nullopt;
   runtime::RunOptions run = options.run;
-  if (run.dtype.empty()) run.dtype = dtype_of(candidate);
+  if (run.dtype.empty()) run.dtype = dtype_of(reference);
   if (run.dtype.empty()) run.dtype = "auto";
   ShareDone share_done("running each block by itself");
   return blame_layers(reference, run, rules, [&](double share) { share_done.show(share); });
@@ -124,14 +124,13 @@ ExitCode run(const CompareOptions& options) {
   const compare::Report report = compare::compare_runs(
       reference, candidate, rules, [&](double share) { share_done.show(share); }, baseline ? &*baseline : nullptr);
   share_done.finish();
-  const std::optional<Blame> blame = blame_of(options, rules, reference, candidate);
+  const std::optional<Blame> blame = blame_of(options, rules, reference);
   const Blame* const blame_or_none = blame ? &*blame : nullptr;
   if (options.json) {
     write_json_lines(std::cout, report, blame_or_none);
   } else {
     print_compared(report);
     if (blame) print_blame(*blame, report);
-    std::cout << printable(compare::verdict(report)) << "\n";
   }
   if (!options.report.empty()) {
     write_json_lines(report_file, report, blame_or_none);
@@ -145,6 +144,7 @@ ExitCode run(const CompareOptions& options) {
     finish(html_file, options.html);
     if (!options.json) std::cout << "wrote " << printable(options.html.string()) << "\n";
   }
+  if (!options.json) std::cout << printable(compare::verdict(report)) << "\n";
   return report.agrees() && (!blame || blame->culprit() == nullptr) ? ExitCode::success : ExitCode::differs;
 }
 
@@ -188,7 +188,9 @@ void add_compare(CLI::App& app, Command& chosen) {
       ->envname("MODEL_PATH")
       ->type_name("PATH");
   options->run.dtype.clear();
-  command->add_option("--dtype", options->run.dtype, "What --blame computes in. Default: as the candidate did")
+  command
+      ->add_option("--dtype", options->run.dtype,
+                   "What --blame computes in. Default: as the reference did, so that only the model differs")
       ->needs(blame)
       ->type_name("DTYPE");
   command->add_option("--device-map", options->run.device_map, "Where --blame computes")

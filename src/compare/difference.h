@@ -94,6 +94,13 @@ struct Difference {
 
   /// The larger of rel_l2 and rel_l2_without_massive.
   double error() const { return rel_l2 > rel_l2_without_massive ? rel_l2 : rel_l2_without_massive; }
+  /// error() where it is more than the noise that the baseline shows; without a baseline error().
+  double error_over_baseline() const {
+    const auto within = [](double value, const std::optional<double>& floor) { return floor && value <= 1.2 * *floor; };
+    const double whole = within(rel_l2, baseline_rel_l2) ? 0 : rel_l2;
+    const double plain = within(rel_l2_without_massive, baseline_without_massive) ? 0 : rel_l2_without_massive;
+    return whole > plain ? whole : plain;
+  }
 };
 
 }  // namespace layerprobe::compare

@@ -138,7 +138,7 @@ double error_before(const std::string& name, const ByName& all) {
   }
   if (!input || input->empty()) return 0;
   const auto found = all.find(*input);
-  return found == all.end() ? 0 : found->second->error();
+  return found == all.end() ? 0 : found->second->error_over_baseline();
 }
 
 /// The first point of the layer that is far worse than what entered the layer; the layer's own output if none is.
@@ -182,11 +182,14 @@ std::optional<std::int64_t> row_of(const store::Reader& reference, const std::op
 }
 
 /// What hides a difference is no part of it.
-void leave_out_massive(const Difference& difference, Sample& sample) {
-  for (const std::int64_t channel : difference.massive_channels) {
-    for (std::int64_t row = 0; row < sample.num_rows(); ++row) {
-      const auto i = static_cast<std::size_t>(row * sample.width + channel);
-      sample.reference[i] = sample.candidate[i] = 0;
+void leave_out(const Massive& massive, Sample& sample) {
+  for (std::int64_t row = 0; row < sample.num_rows(); ++row) {
+    double squares = 0;
+    for (std::int64_t i = 0; i < sample.width; ++i) squares += sample.r(row)[i] * sample.r(row)[i];
+    for (std::int64_t i = 0; i < sample.width; ++i) {
+      if (squares <= massive.sink_squares && !std::ranges::binary_search(massive.channels, i)) continue;
+      const auto at = static_cast<std::size_t>(row * sample.width + i);
+      sample.reference[at] = sample.candidate[at] = 0;
     }
   }
 }
@@ -201,7 +204,7 @@ Diagnosis diagnosis_of(const Files& files, const Difference& difference, const B
   std::vector<RowRun> rows = sampled_rows(files.reference, shared.runs, sample_rows_for(difference.width),
                                           row_of(files.reference, difference.worst_token));
   Sample sample = read_sample(files.reference, r, files.candidate, c, rows);
-  if (difference.rel_l2 <= difference.max_rel_l2) leave_out_massive(difference, sample);
+  if (difference.rel_l2 <= difference.max_rel_l2) leave_out(massive_of(files.reference, r, rows), sample);
   const Dtype computed = computed_by(files.candidate, difference.candidate_dtype);
   Diagnosis diagnosis = diagnose(sample, difference, computed);
   if (diagnosis.kind != Kind::values) return diagnosis;

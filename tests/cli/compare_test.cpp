@@ -85,6 +85,29 @@ TEST_CASE("compare --json is an object a line, each with its type") {
   CHECK(test::read_all(folder / "lines") == finished.out);
 }
 
+TEST_CASE("compare --html writes one page that loads nothing, whatever the files say") {
+  const test::TempFolder folder;
+  test::SampleRun run = test::sample_run();
+  run.layout.identity["model_type"] = "</script><script>alert(1)</script>";
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.at("model.layers.2", 9, 17) = 3;
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+  const std::string page = (folder / "page.html").string();
+  const test::Finished finished = test::run_layerprobe({"compare", reference, candidate, "--html", page});
+  CHECK(finished.exit_code == 1);
+  CHECK(lines_from_the_end(finished.out).front().starts_with("first divergence: model.layers.2"));
+  const std::string html = test::read_all(page);
+  CHECK(html.find("first divergence: model.layers.2") != std::string::npos);
+  CHECK(html.find("alert(1)") != std::string::npos);
+  CHECK(html.find("</script><script>alert") == std::string::npos);
+  for (const char* loads : {"src=", "href=", "@import", "fetch(", "url("}) CHECK(html.find(loads) == std::string::npos);
+  const std::size_t begin = html.find("id=\"data\">") + 10;
+  const Json data = Json::parse(html.substr(begin, html.find("</script>", begin) - begin), "page");
+  CHECK(data.find("heat")->find("columns")->integer() == 13);
+  CHECK(data.find("points")->items().size() == 6);
+  CHECK(data.find("finding")->find("point")->string() == "model.layers.2");
+}
+
 TEST_CASE("compare says what it left out") {
   const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
@@ -165,6 +188,9 @@ TEST_CASE("compare refuses what it cannot compare with exit status 2 and one mes
       {{reference, reference, "--threshold", "x"}, "--threshold 'x': there is no"},
       {{reference, reference, "--baseline", (folder / "none.h5").string()}, "none.h5: no such file"},
       {{reference, reference, "--report", (folder / "no/where").string()}, "cannot be written"},
+      {{reference, reference, "--html", (folder / "no/where").string()}, "cannot be written"},
+      {{reference, reference, "--dtype", "float32"}, "--blame"},
+      {{reference, reference, "--blame", "--model", (folder / "none").string()}, "none"},
       {{reference}, "candidate is required"},
   };
   for (const auto& [arguments, message] : cases) {
