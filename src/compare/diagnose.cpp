@@ -181,17 +181,18 @@ class Tests {
   }
 
   std::optional<Diagnosis> attention() const {
-    // Both ways: token 0 is often a sink, whose size makes any error of it small.
-    for (const bool is_relative : {true, false}) {
-      std::vector<double> first, later;
-      for (std::size_t row = 0; row < row_squares_.size(); ++row) {
-        const double by = is_relative ? reference_row_squares_[row] : 1;
-        (s_.position[row] == 0 ? first : later).push_back(by > 0 ? row_squares_[row] / by : 0);
-      }
-      if (first.empty() || later.size() < 2) return std::nullopt;
-      std::ranges::sort(later);
-      if (!(*std::ranges::max_element(first) < kLeftOver * later[later.size() / 2])) return std::nullopt;
+    // Token 0 is often a sink, of which nothing can be said: a block adds next to nothing to it.
+    std::vector<double> sorted = reference_row_squares_;
+    std::ranges::sort(sorted);
+    const double sink_squares = 64 * sorted[sorted.size() / 2];
+    std::vector<double> first, later;
+    for (std::size_t row = 0; row < row_squares_.size(); ++row) {
+      if (!(reference_row_squares_[row] > 0) || reference_row_squares_[row] > sink_squares) continue;
+      (s_.position[row] == 0 ? first : later).push_back(row_squares_[row] / reference_row_squares_[row]);
     }
+    if (first.empty() || later.size() < 2) return std::nullopt;
+    std::ranges::sort(later);
+    if (!(*std::ranges::max_element(first) < kLeftOver * later[later.size() / 2])) return std::nullopt;
     return Diagnosis{Kind::attention,
                      "token 0 of each prompt is right and later ones are not: what tokens attend to (rotary embedding, "
                      "mask, scale, cache)"};
@@ -342,9 +343,19 @@ Diagnosis diagnose_added(const Sample& sample, const Sample& before, const Diffe
   if (const auto found = non_finite(difference, computed)) return *found;
   Sample added = finite(sample);
   const Sample entered = finite(before);
+  double largest = 0;
+  std::vector<double> squares(static_cast<std::size_t>(added.num_rows()));
   for (std::size_t i = 0; i < added.reference.size(); ++i) {
-    added.reference[i] -= entered.reference[i];
-    added.candidate[i] -= entered.candidate[i];
+    squares[i / static_cast<std::size_t>(added.width)] += square(added.reference[i]);
+  }
+  std::vector<double> sorted = squares;
+  std::ranges::sort(sorted);
+  if (!sorted.empty()) largest = 64 * sorted[sorted.size() / 2];  // a sink's, or left out before
+  for (std::size_t i = 0; i < added.reference.size(); ++i) {
+    const double of_row = squares[i / static_cast<std::size_t>(added.width)];
+    const bool is_out = of_row > largest || (added.reference[i] == 0 && added.candidate[i] == 0);
+    added.reference[i] = is_out ? 0 : added.reference[i] - entered.reference[i];
+    added.candidate[i] = is_out ? 0 : added.candidate[i] - entered.candidate[i];
   }
   const Tests tests(added);
   Diagnosis diagnosis = tests.all() > 0 ? explained(tests).value_or(Diagnosis{}) : Diagnosis{};

@@ -194,32 +194,47 @@ RowSums same_of(const void* row, std::int64_t width) {
           .max_abs_reference = max_abs.max()};
 }
 
-/// `Bits` are unsigned and as long as the elements. A chunk's counts fit into them, so that they take a lane each.
+/// `Bits` are unsigned and as long as the elements; 64 bytes of them at once. A chunk's counts fit into a lane.
 template <typename Bits>
 void ulps_of(const void* reference, const void* candidate, std::int64_t width, std::int64_t* counts) {
+  using Vector = Bits __attribute__((vector_size(64)));
+  constexpr std::int64_t kCount = 64 / sizeof(Bits);
+  constexpr std::int64_t kChunk = kCount << 12;
   constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
-  constexpr std::int64_t kChunk = 1 << 14;
-  const auto rank_of = [](const void* row, std::int64_t i) {
-    Bits bits;
-    __builtin_memcpy(&bits, static_cast<const Bits*>(row) + i, sizeof bits);
-    return static_cast<Bits>((bits & kSign) != 0 ? kSign - (bits ^ kSign) : kSign + bits);
+  const auto rank_of = [](Vector bits) {
+    const Vector magnitude = bits & static_cast<Bits>(~kSign);
+    return (bits & kSign) != 0 ? kSign - magnitude : kSign + magnitude;
   };
   for (std::int64_t first = 0; first < width; first += kChunk) {
     const std::int64_t end = width - first < kChunk ? width : first + kChunk;
-    Bits within[kUlpBuckets - 1] = {};
-    for (std::int64_t i = first; i < end; ++i) {
-      const Bits r = rank_of(reference, i), c = rank_of(candidate, i);
-      const Bits apart = static_cast<Bits>(c > r ? c - r : r - c);
+    Vector within[kUlpBuckets - 1] = {};
+    std::int64_t padded = 0;  // elements behind the row's end, which are the same on both sides
+    for (std::int64_t i = first; i < end; i += kCount) {
+      const std::int64_t here = end - i < kCount ? end - i : kCount;
+      Vector r{}, c{};
+      if (here == kCount) {
+        __builtin_memcpy(&r, static_cast<const Bits*>(reference) + i, sizeof r);
+        __builtin_memcpy(&c, static_cast<const Bits*>(candidate) + i, sizeof c);
+      } else {
+        __builtin_memcpy(&r, static_cast<const Bits*>(reference) + i, static_cast<std::size_t>(here) * sizeof(Bits));
+        __builtin_memcpy(&c, static_cast<const Bits*>(candidate) + i, static_cast<std::size_t>(here) * sizeof(Bits));
+        padded += kCount - here;
+      }
+      r = rank_of(r);
+      c = rank_of(c);
+      const Vector apart = c > r ? c - r : r - c;
       for (int bucket = 0; bucket < kUlpBuckets - 1; ++bucket) {
-        within[bucket] = static_cast<Bits>(within[bucket] + (apart <= kUlpLimits[bucket] ? 1 : 0));
+        within[bucket] -= (Vector)(apart <= static_cast<Bits>(kUlpLimits[bucket]));  // true is -1
       }
     }
-    Bits below = 0;
+    std::int64_t below = 0;
     for (int bucket = 0; bucket < kUlpBuckets - 1; ++bucket) {
-      counts[bucket] += static_cast<std::int64_t>(within[bucket] - below);
-      below = within[bucket];
+      std::int64_t sum = -padded;
+      for (int lane = 0; lane < kCount; ++lane) sum += static_cast<std::int64_t>(within[bucket][lane]);
+      counts[bucket] += sum - below;
+      below = sum;
     }
-    counts[kUlpBuckets - 1] += end - first - static_cast<std::int64_t>(below);
+    counts[kUlpBuckets - 1] += end - first - below;
   }
 }
 

@@ -578,7 +578,7 @@ TEST_CASE("planted bugs are found in the right layer and called what they are") 
     }
   }
   CHECK(right["all"][2] >= 20);
-  CHECK(right["noisy"][1] >= right["noisy"][2] - 5);  // what is smaller than bfloat16's own noise goes under
+  CHECK(right["noisy"][1] >= right["noisy"][2] - 6);  // what is smaller than bfloat16's own noise goes under
 }
 
 TEST_CASE("blame tells the layer at fault from those that inherit, below the noise of bfloat16 too") {
