@@ -194,11 +194,11 @@ RowSums same_of(const void* row, std::int64_t width) {
           .max_abs_reference = max_abs.max()};
 }
 
-/// `Bits` are unsigned and as long as the elements; 64 bytes of them at once. A chunk's counts fit into a lane.
+/// `Bits` are unsigned and as long as the elements; a widest vector of them at once. A chunk's counts fit into a lane.
 template <typename Bits>
 void ulps_of(const void* reference, const void* candidate, std::int64_t width, std::int64_t* counts) {
-  using Vector = Bits __attribute__((vector_size(64)));
-  constexpr std::int64_t kCount = 64 / sizeof(Bits);
+  typedef Bits Vector __attribute__((vector_size(8 * kPart)));  // `using` drops the attribute of a dependent type
+  constexpr std::int64_t kCount = 8 * kPart / sizeof(Bits);
   constexpr std::int64_t kChunk = kCount << 12;
   constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
   const auto rank_of = [](Vector bits) {
