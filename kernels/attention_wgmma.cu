@@ -250,7 +250,7 @@ class Computer {
     ++values_.n;
 
     divide_by_sum<kDim>(out, rows);
-    if (!is_finite<kDim>(out, tile, first_query)) *shared_.found_non_finite = 1;
+    if (!is_finite<kDim>(out, tile, first_query)) atomicOr(shared_.found_non_finite, 1);
     store_rows<kDim>(out, tile, args_.out.row_stride, first_query, args_.head_dim);
     if (!clean) return;
     barriers.written[group_].arrive();
@@ -349,7 +349,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma_kernel(const Atte
     worker.sweep(false);
     barriers.swept.arrive();
     barriers.swept.wait(0);
-    if (found_non_finite != 0) worker.sweep(true);
+    if (atomicOr(&found_non_finite, 0) != 0) worker.sweep(true);
   };
   if (group == 0) {
     give_back_registers<56>();
