@@ -50,6 +50,8 @@ InputOptions with_default(InputOptions input, plan::TestType test_type) {
                       "--random-hidden-states"});
 }
 
+}  // namespace
+
 tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
   std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint.gguf_tokenizer();
   if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint.path());
@@ -62,8 +64,6 @@ tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
                                           .add_bos_token = gguf->add_bos_token},
                                          checkpoint.path().string());
 }
-
-}  // namespace
 
 Prepared::Prepared(const RunOptions& options, const Watch& watch)
     : checkpoint(weights::Checkpoint::open(options.model)),
