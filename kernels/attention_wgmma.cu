@@ -45,9 +45,10 @@ struct Barriers {
   PhaseBarrier queries_are_here, queries_are_read;
   PhaseBarrier keys_are_here[kPlaces], keys_are_read[kPlaces];
   PhaseBarrier values_are_here[kPlaces], values_are_read[kPlaces];
-  PhaseBarrier turns[2];    // of the computing warpgroups
-  PhaseBarrier written[2];  // all threads of one have written their results
-  PhaseBarrier swept;       // all have gone through the block's tiles
+  PhaseBarrier turns[2];     // of the computing warpgroups
+  PhaseBarrier written[2];   // all threads of one have written their results
+  PhaseBarrier swept;        // both have gone through the block's tiles
+  PhaseBarrier over, again;  // and that was all, or values were found that are not finite
 };
 
 /// The n-th use of a ring of places.
@@ -340,25 +341,29 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma_kernel(const Atte
       barriers.turns[group].init(kWarps);
       barriers.written[group].init(kGroup);
     }
-    barriers.swept.init(kThreads);
+    for (PhaseBarrier* const barrier : {&barriers.swept, &barriers.over, &barriers.again}) barrier->init(2 * kGroup);
     found_non_finite = 0;
   }
   __syncthreads();
   const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);
-  const auto sweep_all = [&](auto& worker) {
-    worker.sweep(false);
-    barriers.swept.arrive();
-    barriers.swept.wait(0);
-    if (atomicOr(&found_non_finite, 0) != 0) worker.sweep(true);
-  };
   if (group == 0) {
     give_back_registers<56>();
     Copier<T, kDim> copier(args, shared);
-    sweep_all(copier);
+    copier.sweep(false);
+    while (!barriers.over.is_complete(0)) {
+      if (!barriers.again.is_complete(0)) continue;
+      copier.sweep(true);
+      break;
+    }
   } else {
     take_registers<224>();
     Computer<T, kDim> computer(args, shared, group - 1);
-    sweep_all(computer);
+    computer.sweep(false);
+    barriers.swept.arrive();
+    barriers.swept.wait(0);
+    const bool is_over = atomicOr(&found_non_finite, 0) == 0;
+    (is_over ? barriers.over : barriers.again).arrive();
+    if (!is_over) computer.sweep(true);
   }
 }
 

@@ -1,253 +1,53 @@
 #include "compare/compare.h"
 
-#include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
-#include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "base/error.h"
-#include "base/json.h"
-#include "base/probe_point.h"
 #include "base/text.h"
+#include "cli/blame.h"
 #include "cli/command.h"
+#include "cli/compare_output.h"
 #include "cli/share_done.h"
 #include "cli/table.h"
+#include "runtime/prepared.h"
+#include "runtime/session.h"
 #include "store/reader.h"
+#include "tokenizer/tokenizer.h"
+#include "weights/checkpoint.h"
 
 namespace layerprobe::cli {
 namespace {
 
-using compare::Difference;
-using compare::Report;
-
 struct CompareOptions {
   std::filesystem::path reference;
   std::filesystem::path candidate;
+  std::filesystem::path baseline;
   std::optional<double> max_rel_l2;
   bool exact = false;
   std::vector<std::string> points;
+  std::vector<std::string> thresholds;
+  std::filesystem::path report;
+  std::filesystem::path html;
   bool json = false;
+  bool blame = false;
+  runtime::RunOptions run;  // of --blame: model, dtype, device
 };
 
-std::string token_text(const compare::Token& token) {
-  return text("p", token.prompt, token.token < 0 ? std::string(" mean") : text(" t", token.token));
-}
-
-std::string dtypes_text(const Difference& difference) {
-  return text(name_of(difference.reference_dtype), " and ", name_of(difference.candidate_dtype));
-}
-
-std::string counted(std::int64_t count, const char* noun) { return text(count, " ", noun, count == 1 ? "" : "s"); }
-
-void print_side(const char* what, const compare::Side& side) {
-  std::cout << what << "  " << printable(side.path.string());
-  if (!side.model.empty()) std::cout << ", " << printable(side.model);
-  if (!side.dtype.empty()) std::cout << ", " << printable(side.dtype);
-  std::cout << ": " << counted(side.num_points, "point") << ", " << counted(side.num_prompts, "prompt") << ", "
-            << counted(side.num_rows, "row") << (side.is_finished ? "" : " (partial file)") << "\n";
-}
-
-/// How many differences of which dtypes: one line each.
-void print_rounding(const Report& report) {
-  std::map<std::string, std::pair<std::string_view, int>> judged;
-  for (const Difference& difference : report.differences) {
-    if (difference.reference_dtype == difference.candidate_dtype) continue;
-    auto& [dtype, count] = judged[dtypes_text(difference)];
-    dtype = name_of(difference.judged_dtype);
-    ++count;
-  }
-  for (const auto& [dtypes, rounded] : judged) {
-    std::cout << "dtypes     " << dtypes << ": judged after rounding both to " << rounded.first
-              << "; raw_rel_l2 is without\n";
-  }
-}
-
-void print_table(const Report& report) {
-  bool has_raw = false, has_incomplete = false;
-  for (const Difference& each : report.differences) {
-    has_raw = has_raw || each.reference_dtype != each.candidate_dtype;
-    has_incomplete = has_incomplete || each.num_incomplete_prompts > 0;
-  }
-  std::vector<Table::Column> columns = {{.name = "point", .align = Table::Align::left}};
-  if (has_incomplete) columns.push_back({.name = "prompts"});
-  for (const char* name : {"max|ref|", "max_abs", "rel_l2"}) columns.push_back({.name = name});
-  if (has_raw) columns.push_back({.name = "raw_rel_l2"});
-  for (const char* name : {"cosine", "added"}) columns.push_back({.name = name});
-  columns.push_back({.name = "worst token", .align = Table::Align::left});
-  columns.push_back({.name = "NaN", .align = Table::Align::left});
-  columns.push_back({.name = "status", .align = Table::Align::left});
-  Table table(std::move(columns));
-  const auto non_finite = [](const compare::NonFinite& count) { return count.nan + count.inf; };
-  for (const Difference& each : report.differences) {
-    std::vector<std::string> cells = {each.point};
-    if (has_incomplete) cells.push_back(std::to_string(each.num_prompts));
-    cells.push_back(number_text(each.max_abs_reference));
-    cells.push_back(number_text(each.max_abs));
-    cells.push_back(error_text(each.rel_l2));
-    if (has_raw) cells.push_back(error_text(each.raw_rel_l2));
-    cells.push_back(fixed_text(each.cosine, 6));
-    cells.push_back(each.added ? error_text(*each.added) : "-");
-    cells.push_back(each.worst_token ? token_text(each.worst_token->token) + " " + error_text(each.worst_token->rel_l2)
-                                     : "-");
-    const bool has_non_finite = non_finite(each.reference_non_finite) + non_finite(each.candidate_non_finite) > 0;
-    cells.push_back(has_non_finite
-                        ? text(non_finite(each.reference_non_finite), " and ", non_finite(each.candidate_non_finite))
-                        : "-");
-    cells.push_back(!each.agrees ? "FAIL" : each.bit_equal ? "same" : "ok");
-    table.add_row(std::move(cells));
-  }
-  std::cout << "\n" << table << "\n";
-}
-
-/// The names, an unbroken run of layers as "model.layers.0 to 29".
-std::string names_text(const std::vector<std::string>& names) {
-  const auto is_layer = [](const std::string& name) { return name.ends_with(text(".layers.", layer_of(name))); };
-  std::string out;
-  for (std::size_t i = 0; i < names.size();) {
-    std::size_t end = i + 1;
-    while (end < names.size() && is_layer(names[i]) && is_layer(names[end]) &&
-           layer_of(names[end]) == layer_of(names[end - 1]) + 1) {
-      ++end;
-    }
-    out += (i == 0 ? "" : ", ") + names[i];
-    if (end > i + 1) out += text(" to ", layer_of(names[end - 1]));
-    i = end;
-  }
-  return printable(out);
-}
-
-/// What was left out, and where the largest difference lies.
-void print_notes(const Report& report) {
-  std::map<std::string, std::vector<std::string>> names_by_reason;
-  for (const compare::NotCompared& each : report.not_compared) names_by_reason[each.reason].push_back(each.point);
-  for (const auto& [reason, names] : names_by_reason) {
-    std::cout << "not compared: " << reason << ": " << names_text(names) << "\n";
-  }
-  for (const auto& [side, name] :
-       {std::pair(&report.reference, "reference"), std::pair(&report.candidate, "candidate")}) {
-    if (side->num_prompts > report.num_prompts) {
-      std::cout << "not compared: " << counted(side->num_prompts - report.num_prompts, "prompt") << " from prompt "
-                << report.num_prompts << " on: only in the " << name << "\n";
-    }
-    if (side->num_rows > report.num_rows) {
-      std::cout << "not compared: " << counted(side->num_rows - report.num_rows, "row") << ": only in the " << name
-                << "\n";
-    }
-  }
-  for (const Difference& each : report.differences) {
-    if (each.num_incomplete_prompts == 0) continue;
-    std::cout << "not compared: prompts that are incomplete in a partial file (" << each.num_incomplete_prompts
-              << " of " << printable(each.point) << ", see the column prompts)\n";
-    break;
-  }
-  const Difference* shown = report.first_divergence();
-  if (shown == nullptr) return;
-  if (shown->max_abs_at) {
-    const compare::Element& at = *shown->max_abs_at;
-    std::cout << "largest difference in " << printable(shown->point) << ": " << number_text(shown->max_abs) << " at "
-              << token_text(at.token) << ", channel " << at.channel << ": " << exact_text(at.candidate)
-              << " where the reference has " << exact_text(at.reference) << "\n";
-  }
-}
-
-Json json_of(const compare::Token& token) {
-  Json out;
-  out.set("prompt", token.prompt);
-  out.set("token", token.token);
-  return out;
-}
-
-Json json_of(const std::optional<compare::Element>& element) {
-  if (!element) return nullptr;
-  Json out = json_of(element->token);
-  out.set("channel", element->channel);
-  out.set("reference", element->reference);
-  out.set("candidate", element->candidate);
-  return out;
-}
-
-Json json_of(const compare::NonFinite& count) {
-  Json out;
-  out.set("nan", count.nan);
-  out.set("inf", count.inf);
-  return out;
-}
-
-Json json_of(const compare::Side& side) {
-  Json out;
-  out.set("path", side.path.string());
-  out.set("is_finished", side.is_finished);
-  out.set("model", side.model);
-  out.set("dtype", side.dtype);
-  out.set("num_prompts", side.num_prompts);
-  out.set("num_rows", side.num_rows);
-  out.set("num_points", side.num_points);
-  return out;
-}
-
-Json json_of(const Difference& difference) {
-  Json out;
-  out.set("point", difference.point);
-  out.set("reference_dtype", name_of(difference.reference_dtype));
-  out.set("candidate_dtype", name_of(difference.candidate_dtype));
-  out.set("judged_dtype", name_of(difference.judged_dtype));
-  out.set("width", difference.width);
-  out.set("num_prompts", difference.num_prompts);
-  out.set("num_incomplete_prompts", difference.num_incomplete_prompts);
-  out.set("num_rows", difference.num_rows);
-  out.set("max_abs_reference", difference.max_abs_reference);
-  out.set("max_abs", difference.max_abs);
-  out.set("max_abs_at", json_of(difference.max_abs_at));
-  out.set("rel_l2", difference.rel_l2);
-  out.set("raw_rel_l2", difference.raw_rel_l2);
-  out.set("cosine", difference.cosine);
-  Json worst;
-  if (difference.worst_token) {
-    worst = json_of(difference.worst_token->token);
-    worst.set("rel_l2", difference.worst_token->rel_l2);
-  }
-  out.set("worst_token", worst);
-  out.set("added", difference.added ? Json(*difference.added) : Json());
-  out.set("reference_non_finite", json_of(difference.reference_non_finite));
-  out.set("candidate_non_finite", json_of(difference.candidate_non_finite));
-  out.set("unmatched_non_finite", difference.unmatched_non_finite);
-  out.set("first_unmatched", json_of(difference.first_unmatched));
-  out.set("bit_equal", difference.bit_equal);
-  out.set("max_rel_l2", difference.max_rel_l2);
-  out.set("agrees", difference.agrees);
-  return out;
-}
-
-Json json_of(const Report& report) {
-  Json out;
-  out.set("reference", json_of(report.reference));
-  out.set("candidate", json_of(report.candidate));
-  out.set("num_prompts", report.num_prompts);
-  out.set("num_rows", report.num_rows);
-  Json differences = Json::Array{};
-  for (const Difference& each : report.differences) differences.push(json_of(each));
-  out.set("differences", std::move(differences));
-  Json not_compared = Json::Array{};
-  for (const compare::NotCompared& each : report.not_compared) {
-    Json item;
-    item.set("point", each.point);
-    item.set("reason", each.reason);
-    item.set("differs", each.differs);
-    not_compared.push(std::move(item));
-  }
-  out.set("not_compared", std::move(not_compared));
-  out.set("agrees", report.agrees());
-  const Difference* first = report.first_divergence();
-  out.set("first_divergence", first == nullptr ? Json() : Json(first->point));
-  out.set("passing_max_rel_l2", report.passing_max_rel_l2());
-  out.set("verdict", compare::verdict(report));
-  return out;
-}
-
 compare::Rules rules_of(const CompareOptions& options) {
+  if (options.blame && options.run.model.empty()) {
+    throw Error({.kind = ErrorKind::usage,
+                 .where = "--blame",
+                 .what = "needs a model whose blocks it can run",
+                 .fix = "give --model PATH, or set MODEL_PATH"});
+  }
   if (options.max_rel_l2 && !(*options.max_rel_l2 >= 0)) {
     throw Error({.kind = ErrorKind::usage,
                  .where = "--max-rel-l2",
@@ -255,31 +55,97 @@ compare::Rules rules_of(const CompareOptions& options) {
                  .fix = "give the largest relative error that agrees, as 1e-2"});
   }
   compare::Rules rules = {.max_rel_l2 = options.max_rel_l2, .exact = options.exact, .points = {}};
+  for (const std::string& each : options.thresholds) rules.thresholds.push_back(compare::parse_threshold(each));
   for (const std::string& list : options.points) {
     for (const std::string& pattern : split(list, ',')) rules.points.emplace_back(trimmed(pattern));
   }
   return rules;
 }
 
+/// For writing; not open where there is no path. Tried before the long work.
+std::ofstream opened(const std::filesystem::path& path, const char* option) {
+  std::ofstream out;
+  if (path.empty()) return out;
+  out.open(path, std::ios::binary);
+  if (out) return out;
+  throw Error({.kind = ErrorKind::usage,
+               .where = text(option, " ", path.string()),
+               .what = "cannot be written",
+               .fix = "name a file in a folder that exists and may be written to"});
+}
+
+void finish(std::ofstream& out, const std::filesystem::path& path) {
+  out.close();
+  if (out) return;
+  throw Error({.kind = ErrorKind::resource,
+               .where = path.string(),
+               .what = "could not be written to its end",
+               .fix = "see whether the disk is full"});
+}
+
+std::string dtype_of(const store::Reader& reader) {
+  const auto found = reader.attributes().find("dtype");
+  if (found == reader.attributes().end()) return {};
+  const auto* name = std::get_if<std::string>(&found->second);
+  return name != nullptr && find_dtype(*name) ? *name : std::string();
+}
+
+/// With --blame: in the dtype that the reference was computed in, unless one is given, so that only the model differs.
+std::optional<Blame> blame_of(const CompareOptions& options, const compare::Rules& rules,
+                              const store::Reader& reference) {
+  if (!options.blame) return std::nullopt;
+  runtime::RunOptions run = options.run;
+  if (run.dtype.empty()) run.dtype = dtype_of(reference);
+  if (run.dtype.empty()) run.dtype = "auto";
+  ShareDone share_done("running each block by itself");
+  return blame_layers(reference, run, rules, [&](double share) { share_done.show(share); });
+}
+
+/// Of --model, for the page's tokens. Without one that can be used, tokens are shown by their ids.
+std::optional<tokenizer::Tokenizer> tokenizer_of(const CompareOptions& options) {
+  if (options.run.model.empty()) return std::nullopt;
+  try {
+    return runtime::open_tokenizer(weights::Checkpoint::open(options.run.model));
+  } catch (const Error& error) {
+    std::cerr << "note: the page shows tokens by their ids: " << printable(error.what()) << "\n";
+    return std::nullopt;
+  }
+}
+
 ExitCode run(const CompareOptions& options) {
   const compare::Rules rules = rules_of(options);
   const store::Reader reference(options.reference);
   const store::Reader candidate(options.candidate);
+  std::optional<store::Reader> baseline;
+  if (!options.baseline.empty()) baseline.emplace(options.baseline);
+  std::ofstream report_file = opened(options.report, "--report");
+  std::ofstream html_file = opened(options.html, "--html");
   ShareDone share_done("comparing");
-  const Report report =
-      compare::compare_runs(reference, candidate, rules, [&](double share) { share_done.show(share); });
+  const compare::Report report = compare::compare_runs(
+      reference, candidate, rules, [&](double share) { share_done.show(share); }, baseline ? &*baseline : nullptr);
   share_done.finish();
+  const std::optional<Blame> blame = blame_of(options, rules, reference);
+  const Blame* const blame_or_none = blame ? &*blame : nullptr;
   if (options.json) {
-    std::cout << json_of(report).dump(2) << "\n";
+    write_json_lines(std::cout, report, blame_or_none);
   } else {
-    print_side("reference", report.reference);
-    print_side("candidate", report.candidate);
-    print_rounding(report);
-    print_table(report);
-    print_notes(report);
-    std::cout << printable(compare::verdict(report)) << "\n";
+    print_compared(report);
+    if (blame) print_blame(*blame, report);
   }
-  return report.agrees() ? ExitCode::success : ExitCode::differs;
+  if (!options.report.empty()) {
+    write_json_lines(report_file, report, blame_or_none);
+    finish(report_file, options.report);
+  }
+  if (!options.html.empty()) {
+    const std::optional<tokenizer::Tokenizer> tokenizer = tokenizer_of(options);
+    TokenText token_text;
+    if (tokenizer) token_text = [&](std::int32_t id) { return tokenizer->decode(std::span(&id, 1)); };
+    write_html(html_file, report, reference, blame_or_none, token_text);
+    finish(html_file, options.html);
+    if (!options.json) std::cout << "wrote " << printable(options.html.string()) << "\n";
+  }
+  if (!options.json) std::cout << printable(compare::verdict(report)) << "\n";
+  return report.agrees() && (!blame || blame->culprit() == nullptr) ? ExitCode::success : ExitCode::differs;
 }
 
 }  // namespace
@@ -292,13 +158,47 @@ void add_compare(CLI::App& app, Command& chosen) {
   command->add_option(
       "--max-rel-l2", options->max_rel_l2,
       "Largest ||candidate - reference|| / ||reference|| of a point that agrees. Default: by the narrower "
-      "dtype, bfloat16 and float16 1e-2, float32 1e-5, float64 1e-12");
+      "dtype, bfloat16 and float16 1e-2, float32 1e-5, float64 1e-12, times the square root of the blocks before");
   command->add_flag("--exact", options->exact, "Only the same bits agree");
   command
       ->add_option("--points", options->points,
                    "Points to compare, by patterns; comma or repetition; * stops at a dot, ** does not. Default: all")
       ->allow_extra_args(false);
-  command->add_flag("--json", options->json, "Print one JSON document");
+  command
+      ->add_option("--threshold", options->thresholds,
+                   "When points agree, as 'model.layers.*.mlp: rel_l2 <= 5e-3 or max_abs <= 1e-3'; repeatable, and the "
+                   "first whose pattern matches decides")
+      ->type_name("'GLOB: EXPR'")
+      ->take_all()
+      ->allow_extra_args(false);
+  command
+      ->add_option("--baseline", options->baseline,
+                   "A correct run in the candidate's dtype: a point agrees up to 1.5 times its error")
+      ->type_name("FILE.h5");
+  command
+      ->add_option("--html", options->html,
+                   "Also write one self-contained page; with --model its tokens have their text")
+      ->type_name("FILE");
+  CLI::Option* blame = command->add_flag(
+      "--blame", options->blame,
+      "Also run each block of --model by itself, fed what entered it in the reference: whose fault is it?");
+  command
+      ->add_option("--model", options->run.model,
+                   "The model whose blocks --blame runs, and whose tokenizer --html uses")
+      ->envname("MODEL_PATH")
+      ->type_name("PATH");
+  options->run.dtype.clear();
+  command
+      ->add_option("--dtype", options->run.dtype,
+                   "What --blame computes in. Default: as the reference did, so that only the model differs")
+      ->needs(blame)
+      ->type_name("DTYPE");
+  command->add_option("--device-map", options->run.device_map, "Where --blame computes")
+      ->capture_default_str()
+      ->needs(blame)
+      ->type_name("DEVICE");
+  command->add_option("--report", options->report, "Also write the lines of --json to this file")->type_name("FILE");
+  command->add_flag("--json", options->json, "Print a JSON object a line, each with a type");
   command->footer("Exit status: 0 all points agree, 1 some do not, 2 nothing could be compared.");
   command->callback([&chosen, options] { chosen = [options] { return run(*options); }; });
 }

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <unordered_map>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -15,7 +17,7 @@ Error other_input(const store::Reader& candidate, std::string what) {
   return Error({.kind = ErrorKind::input,
                 .where = candidate.path().string(),
                 .what = std::move(what),
-                .fix = "compare runs of the same prompts in the same order, by the same tokenizer"});
+                .fix = "compare runs of the same prompts, by the same tokenizer"});
 }
 
 /// The token ids of a prompt; none where the run was fed hidden states.
@@ -26,26 +28,59 @@ std::span<const std::int32_t> ids_of(const Prompts& prompts, std::int64_t prompt
                static_cast<std::size_t>(prompts.length(prompt)));
 }
 
-void check_same_prompt(const store::Reader& reference, const store::Reader& candidate, std::int64_t prompt) {
-  const std::span<const std::int32_t> r = ids_of(reference.prompts(), prompt);
+/// What keeps two prompts from being the same; nothing when they are.
+std::optional<std::string> difference_of_prompts(const store::Reader& reference, std::int64_t reference_prompt,
+                                                 const store::Reader& candidate, std::int64_t prompt) {
+  const std::span<const std::int32_t> r = ids_of(reference.prompts(), reference_prompt);
   const std::span<const std::int32_t> c = ids_of(candidate.prompts(), prompt);
-  const std::int64_t r_length = reference.prompts().length(prompt);
+  const std::int64_t r_length = reference.prompts().length(reference_prompt);
   const std::int64_t c_length = candidate.prompts().length(prompt);
   if (!r.empty() && !c.empty()) {
+    if (c.size() == r.size() + 1 && std::equal(r.begin(), r.end(), c.begin() + 1)) {
+      return text("prompt ", prompt, " is the reference's behind one more token, id ", c.front(),
+                  ": the candidate put a first token (BOS) in front");
+    }
+    if (r.size() == c.size() + 1 && std::equal(c.begin(), c.end(), r.begin() + 1)) {
+      return text("prompt ", prompt, " lacks the reference's first token (BOS), id ", r.front());
+    }
     const auto [at, there] = std::mismatch(r.begin(), r.end(), c.begin(), c.end());
     if (at != r.end() && there != c.end()) {
-      throw other_input(candidate, text("prompt ", prompt, " has token id ", *there, " at position ", at - r.begin(),
-                                        " where the reference has ", *at));
+      return text("prompt ", prompt, " has token id ", *there, " at position ", at - r.begin(),
+                  " where the reference has ", *at);
     }
   }
   if (r_length != c_length) {
-    throw other_input(candidate, text("prompt ", prompt, " has ", c_length, " tokens where the reference has ",
-                                      r_length, "; they are the same up to position ", std::min(r_length, c_length)));
+    return text("prompt ", prompt, " has ", c_length, " tokens where the reference has ", r_length,
+                "; they are the same up to position ", std::min(r_length, c_length));
   }
   if (r.empty() != c.empty() && r_length != 0) {
-    throw other_input(candidate, text("prompt ", prompt, (c.empty() ? " is hidden states" : " is token ids"),
-                                      " where the reference's is ", (c.empty() ? "token ids" : "hidden states")));
+    return text("prompt ", prompt, (c.empty() ? " is hidden states" : " is token ids"), " where the reference's is ",
+                (c.empty() ? "token ids" : "hidden states"));
   }
+  return std::nullopt;
+}
+
+/// For each of the reference's prompts the first of the candidate's with the same tokens that no earlier one took; -1
+/// where there is none.
+std::vector<std::int64_t> paired_by_tokens(const store::Reader& reference, const store::Reader& candidate) {
+  const auto bytes_of = [](std::span<const std::int32_t> ids) {
+    return std::string_view(reinterpret_cast<const char*>(ids.data()), ids.size_bytes());
+  };
+  std::unordered_map<std::string_view, std::vector<std::int64_t>> places;  // the last one first
+  for (std::int64_t prompt = candidate.prompts().num_prompts() - 1; prompt >= 0; --prompt) {
+    places[bytes_of(ids_of(candidate.prompts(), prompt))].push_back(prompt);
+  }
+  std::vector<std::int64_t> paired;
+  for (std::int64_t prompt = 0; prompt < reference.prompts().num_prompts(); ++prompt) {
+    const auto found = places.find(bytes_of(ids_of(reference.prompts(), prompt)));
+    if (found == places.end() || found->second.empty()) {
+      paired.push_back(-1);
+    } else {
+      paired.push_back(found->second.back());
+      found->second.pop_back();
+    }
+  }
+  return paired;
 }
 
 /// The prompt's rows by rising token position.
@@ -81,16 +116,48 @@ std::string canonical_name(std::string_view name) {
   return std::string(name);
 }
 
+/// By index, else by tokens.
+void Alignment::pair_prompts() {
+  const std::int64_t in_reference = reference_.prompts().num_prompts();
+  const std::int64_t in_candidate = candidate_.prompts().num_prompts();
+  const std::int64_t fewer = std::min(in_reference, in_candidate);
+  std::optional<std::string> why;
+  for (std::int64_t prompt = 0; prompt < fewer && !why; ++prompt) {
+    why = difference_of_prompts(reference_, prompt, candidate_, prompt);
+  }
+  candidate_prompt_.assign(static_cast<std::size_t>(in_reference), -1);
+  num_prompts_ = fewer;
+  if (!why) {
+    std::iota(candidate_prompt_.begin(), candidate_prompt_.begin() + fewer, std::int64_t{0});
+    return;
+  }
+  if (reference_.prompts().input_ids.empty() || candidate_.prompts().input_ids.empty()) {
+    throw other_input(candidate_, *why);
+  }
+  candidate_prompt_ = paired_by_tokens(reference_, candidate_);
+  const auto num_paired = std::ranges::count_if(candidate_prompt_, [](std::int64_t prompt) { return prompt >= 0; });
+  if (num_paired < fewer) throw other_input(candidate_, *why);
+  std::vector<std::int64_t> in_order;
+  for (const std::int64_t prompt : candidate_prompt_) {
+    if (prompt >= 0) in_order.push_back(prompt);
+  }
+  prompt_order_ = std::ranges::is_sorted(in_order) ? "a part of the other file's prompts" : "another order of prompts";
+}
+
 Alignment::Alignment(const store::Reader& reference, const store::Reader& candidate)
     : reference_(reference), candidate_(candidate), first_run_{0} {
-  const std::int64_t shared = std::min(reference.prompts().num_prompts(), candidate.prompts().num_prompts());
-  for (std::int64_t prompt = 0; prompt < shared; ++prompt) check_same_prompt(reference, candidate, prompt);
+  pair_prompts();
   const CapturedRows& r = reference.rows();
   const CapturedRows& c = candidate.rows();
-  for (std::int64_t prompt = 0; prompt < shared; ++prompt) {
+  for (std::int64_t prompt = 0; prompt < reference.prompts().num_prompts(); ++prompt) {
+    const std::int64_t candidate_prompt = candidate_prompt_[static_cast<std::size_t>(prompt)];
+    if (candidate_prompt < 0) {
+      first_run_.push_back(runs_.size());
+      continue;
+    }
     const std::size_t from = runs_.size();
     const std::vector<std::int64_t> r_rows = rows_by_position(r, prompt);
-    const std::vector<std::int64_t> c_rows = rows_by_position(c, prompt);
+    const std::vector<std::int64_t> c_rows = rows_by_position(c, candidate_prompt);
     for (std::size_t i = 0, j = 0; i < r_rows.size() && j < c_rows.size();) {
       const std::int32_t r_position = r.position[static_cast<std::size_t>(r_rows[i])];
       const std::int32_t c_position = c.position[static_cast<std::size_t>(c_rows[j])];
@@ -114,10 +181,11 @@ Alignment::Alignment(const store::Reader& reference, const store::Reader& candid
 
 Alignment::Shared Alignment::rows_of(std::size_t reference_point, std::size_t candidate_point) const {
   Shared shared;
-  for (std::int64_t prompt = 0; prompt < num_prompts(); ++prompt) {
+  for (std::int64_t prompt = 0; prompt < reference_.prompts().num_prompts(); ++prompt) {
     const auto p = static_cast<std::size_t>(prompt);
     if (first_run_[p] == first_run_[p + 1]) continue;
-    if (!reference_.is_complete(reference_point, prompt) || !candidate_.is_complete(candidate_point, prompt)) {
+    if (!reference_.is_complete(reference_point, prompt) ||
+        !candidate_.is_complete(candidate_point, candidate_prompt_[p])) {
       ++shared.num_incomplete_prompts;
       continue;
     }

@@ -5,11 +5,14 @@
 #include <limits>
 #include <map>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "base/error.h"
 #include "base/text.h"
 #include "compare/align.h"
+#include "compare/origin.h"
 #include "compare/point_difference.h"
 #include "compare/row_comparer.h"
 
@@ -26,6 +29,18 @@ Names names_of(const store::Reader& reader) {
   return names;
 }
 
+std::string text_of(const store::Attributes::mapped_type& value) {
+  return std::visit(
+      [](const auto& each) {
+        if constexpr (std::is_same_v<std::decay_t<decltype(each)>, std::string>) {
+          return each;
+        } else {
+          return text(each);
+        }
+      },
+      value);
+}
+
 /// An attribute of the file; "" when it has none of that name or it is no string.
 std::string attribute_of(const store::Reader& reader, const char* name) {
   const auto found = reader.attributes().find(name);
@@ -35,13 +50,15 @@ std::string attribute_of(const store::Reader& reader, const char* name) {
 }
 
 Side side_of(const store::Reader& reader) {
-  return {.path = reader.path(),
-          .is_finished = reader.is_finished(),
-          .model = attribute_of(reader, "model"),
-          .dtype = attribute_of(reader, "dtype"),
-          .num_prompts = reader.prompts().num_prompts(),
-          .num_rows = reader.rows().num_rows(),
-          .num_points = static_cast<std::int64_t>(reader.points().size())};
+  Side side = {.path = reader.path(),
+               .is_finished = reader.is_finished(),
+               .model = attribute_of(reader, "model"),
+               .dtype = attribute_of(reader, "dtype"),
+               .num_prompts = reader.prompts().num_prompts(),
+               .num_rows = reader.rows().num_rows(),
+               .num_points = static_cast<std::int64_t>(reader.points().size())};
+  for (const auto& [name, value] : reader.attributes()) side.attributes.emplace_back(name, text_of(value));
+  return side;
 }
 
 /// Which points the patterns choose. Throws Error(usage) for one that chooses none.
@@ -96,54 +113,134 @@ std::optional<NotCompared> obstacle(const store::Layout::Point& reference, const
   return std::nullopt;
 }
 
-/// The dtype a run computed in, from the file's attributes: it bounds what its f32 means and gates can agree to.
-Dtype computed_dtype(const store::Reader& reader, Dtype stored) {
-  return find_dtype(attribute_of(reader, "dtype")).value_or(stored);
+/// How many blocks a point's value went through: its own counts where it is inside one.
+std::int64_t blocks_before(const std::string& name, std::int64_t num_layers) {
+  const int layer = layer_of(name);
+  if (layer >= 0) return layer + 1;
+  return semantics_of(canonical_name(name)) == "embedding" ? 0 : num_layers;
 }
 
-double limit_for(const Difference& difference, const store::Reader& reference, const store::Reader& candidate,
-                 const Rules& rules) {
-  if (rules.exact || difference.judged_dtype == Dtype::i32) return 0;
-  if (rules.max_rel_l2) return *rules.max_rel_l2;
-  const Dtype computed =
-      narrower(computed_dtype(reference, difference.judged_dtype), computed_dtype(candidate, difference.judged_dtype));
-  return default_max_rel_l2(narrower(computed, difference.judged_dtype));
+/// What a module makes of the residual stream, in the block or behind the last: smaller values, and no sum that carries
+/// most of what came in.
+bool is_inside(const std::string& name) {
+  const std::string_view semantics = semantics_of(canonical_name(name));
+  return semantics == "module_output" || semantics == "module_input" || semantics == "logits";
 }
 
-/// The point whose value enters that of `name` on the residual stream: what fed the layer, where that was captured,
-/// else what left the layer before. "" for the embedding, which nothing enters; nothing for a point off the stream.
-std::optional<std::string> residual_input(const std::string& name, const std::map<std::string, double>& rel_l2) {
-  const std::string canonical = canonical_name(name);
-  const std::string_view semantics = semantics_of(canonical);
-  if (semantics == "embedding") return "";
-  if (semantics == "residual_after_block") {
-    const int layer = layer_of(canonical);
-    const std::string own_input = canonical + ":input";
-    if (rel_l2.contains(own_input)) return own_input;
-    return layer == 0 ? std::string("model.embed_tokens") : text("model.layers.", layer - 1);
+double rounding_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f64:
+      return 0x1p-53;
+    case Dtype::f32:
+      return 0x1p-24;
+    case Dtype::f16:
+      return 0x1p-11;
+    case Dtype::bf16:
+      return 0x1p-8;
+    case Dtype::i32:
+      return 0;
   }
-  if (semantics == "post_final_norm") {
-    int last = -1;
-    for (const auto& [other, value] : rel_l2) {
-      if (semantics_of(other) == "residual_after_block") last = std::max(last, layer_of(other));
-    }
-    return text("model.layers.", last);
-  }
-  return std::nullopt;
+  return 0;
 }
 
-void fill_added(std::vector<Difference>& differences) {
-  std::map<std::string, double> rel_l2;
-  for (const Difference& difference : differences) rel_l2.emplace(canonical_name(difference.point), difference.rel_l2);
-  for (Difference& difference : differences) {
-    const std::optional<std::string> input = residual_input(difference.point, rel_l2);
-    if (!input) continue;
-    if (input->empty()) {
-      difference.added = difference.rel_l2;
-    } else if (const auto found = rel_l2.find(*input); found != rel_l2.end()) {
-      difference.added = difference.rel_l2 - found->second;
+/// Decides whether a difference agrees, and says by which rule.
+class Judge {
+ public:
+  Judge(const store::Reader& reference, const store::Reader& candidate, const Rules& rules)
+      : reference_(reference), candidate_(candidate), rules_(rules) {
+    for (const store::Layout::Point& each : reference.points()) {
+      num_layers_ = std::max<std::int64_t>(num_layers_, layer_of(each.point.name) + 1);
     }
   }
+
+  void judge(Difference& difference) const {
+    if (rules_.exact) {
+      difference.rule = "--exact";
+      difference.agrees = difference.bit_equal;
+      return;
+    }
+    const bool is_matched = difference.unmatched_non_finite == 0;
+    if (difference.judged_dtype == Dtype::i32) {
+      difference.rule = "integers are equal";
+      difference.agrees = is_matched && difference.rel_l2 == 0;
+      return;
+    }
+    const std::string name = canonical_name(difference.point);
+    for (const Threshold& each : rules_.thresholds) {
+      if (!matches(canonical_name(each.pattern), name)) continue;
+      difference.rule = text("--threshold '", each.pattern, ": ", each.expression, "'");
+      difference.agrees = is_matched && each.holds_for(difference);
+      return;
+    }
+    if (rules_.max_rel_l2) {
+      difference.max_rel_l2 = *rules_.max_rel_l2;
+      difference.rule = "--max-rel-l2";
+    } else if (difference.baseline_rel_l2) {
+      // Half a unit in the last place is nothing that a baseline has to have shown.
+      const double floor = rounding_of(computed(difference)) / 2;
+      difference.max_rel_l2 = std::max(kMaxRatio * *difference.baseline_rel_l2, floor);
+      difference.max_without_massive = std::max(kMaxRatio * *difference.baseline_without_massive, floor);
+      difference.rule = text("1.5 x the baseline's ", rel_l2_text(*difference.baseline_rel_l2));
+    } else {
+      const std::int64_t blocks = rules_.is_one_block ? 1 : std::max<std::int64_t>(1, blocks_before(name, num_layers_));
+      const Dtype dtype = computed(difference);
+      difference.max_rel_l2 = default_max_rel_l2(dtype) * std::sqrt(static_cast<double>(blocks));
+      difference.rule = text(rel_l2_text(default_max_rel_l2(dtype)), " of ", name_of(dtype));
+      if (rules_.is_one_block) {
+        difference.max_rel_l2 *= 2;
+        difference.rule += " x 2 for one block";
+      }
+      if (blocks > 1) difference.rule += text(" x sqrt(", blocks, " blocks)");
+      if (is_inside(name)) {
+        difference.max_rel_l2 *= 2;
+        difference.rule += " x 2 inside a block";
+      }
+      difference.max_without_massive = difference.max_rel_l2;
+    }
+    difference.agrees =
+        is_matched && difference.rel_l2 <= difference.max_rel_l2 &&  // false for a NaN
+        (!difference.max_without_massive || difference.rel_l2_without_massive <= *difference.max_without_massive);
+  }
+
+ private:
+  /// The dtype that the runs computed in, from the files' attributes: it bounds what their f32 means and gates agree
+  /// to.
+  Dtype computed(const Difference& difference) const {
+    const auto of = [&](const store::Reader& reader) {
+      return find_dtype(attribute_of(reader, "dtype")).value_or(difference.judged_dtype);
+    };
+    return narrower(narrower(of(reference_), of(candidate_)), difference.judged_dtype);
+  }
+
+  const store::Reader& reference_;
+  const store::Reader& candidate_;
+  const Rules& rules_;
+  std::int64_t num_layers_ = 0;
+};
+
+struct BaselineError {
+  double rel_l2, without_massive;
+};
+
+/// The baseline's error at each point, by canonical name. Its own rows count: all of them that the reference has.
+std::map<std::string, BaselineError> errors_of(const store::Reader& reference, const store::Reader& baseline,
+                                               const Names& reference_names, const Selection& selection,
+                                               const std::function<void(double)>& progress) {
+  const Alignment alignment(reference, baseline);
+  std::map<std::string, BaselineError> errors;
+  std::size_t done = 0;
+  for (std::size_t i = 0; i < baseline.points().size(); ++i) {
+    if (progress) progress(static_cast<double>(done++) / static_cast<double>(baseline.points().size()));
+    const std::string name = canonical_name(baseline.points()[i].point.name);
+    const auto found = reference_names.find(name);
+    if (!selection.has(name) || found == reference_names.end()) continue;
+    if (obstacle(reference.points()[found->second], baseline.points()[i])) continue;
+    const Alignment::Shared shared = alignment.rows_of(found->second, i);
+    if (shared.num_rows == 0) continue;
+    const Difference error = difference_of(reference, found->second, baseline, i, shared, [](std::int64_t) {});
+    errors.emplace(name, BaselineError{.rel_l2 = error.rel_l2, .without_massive = error.rel_l2_without_massive});
+  }
+  return errors;
 }
 
 Error nothing_in_common(const Report& report) {
@@ -202,7 +299,7 @@ double Report::passing_max_rel_l2() const {
 }
 
 Report compare_runs(const store::Reader& reference, const store::Reader& candidate, const Rules& rules,
-                    const std::function<void(double)>& progress) {
+                    const std::function<void(double)>& progress, const store::Reader* baseline) {
   const Names reference_names = names_of(reference);
   const Names candidate_names = names_of(candidate);
   const Selection selection(rules.points, reference_names, candidate_names);
@@ -212,6 +309,8 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
   report.candidate = side_of(candidate);
   report.num_prompts = alignment.num_prompts();
   report.num_rows = alignment.num_rows();
+  report.prompt_order = alignment.prompt_order();
+  report.rows = alignment.runs();
   report.rules = rules;
 
   struct Pair {
@@ -240,6 +339,15 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
     report.not_compared.push_back({.point = point.point.name, .reason = "only in the candidate"});
   }
 
+  const double baseline_share = baseline == nullptr ? 0 : 0.5;
+  std::map<std::string, BaselineError> baseline_errors;
+  if (baseline != nullptr) {
+    report.baseline = side_of(*baseline);
+    baseline_errors = errors_of(reference, *baseline, reference_names, selection, [&](double share) {
+      if (progress) progress(share * baseline_share);
+    });
+  }
+  const Judge judge(reference, candidate, rules);
   std::int64_t width_done = 0;
   for (const Pair& pair : pairs) {
     const Alignment::Shared shared = alignment.rows_of(pair.reference_point, pair.candidate_point);
@@ -252,20 +360,34 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
         rows_done += rows;
         const double share = static_cast<double>(rows_done) / static_cast<double>(shared.num_rows);
         const double done = static_cast<double>(width_done) + share * static_cast<double>(pair.width);
-        if (progress) progress(done / static_cast<double>(std::max<std::int64_t>(1, total_width)));
+        const double share_done = done / static_cast<double>(std::max<std::int64_t>(1, total_width));
+        if (progress) progress(baseline_share + (1 - baseline_share) * share_done);
       };
+      Heatmap heatmap(shared.num_rows);
       Difference difference =
-          difference_of(reference, pair.reference_point, candidate, pair.candidate_point, shared, advance);
-      difference.max_rel_l2 = limit_for(difference, reference, candidate, rules);
-      difference.agrees = rules.exact ? difference.bit_equal
-                                      : difference.unmatched_non_finite == 0 &&
-                                            difference.rel_l2 <= difference.max_rel_l2;  // false for a NaN
+          difference_of(reference, pair.reference_point, candidate, pair.candidate_point, shared, advance, &heatmap);
+      if (const auto found = baseline_errors.find(canonical_name(difference.point)); found != baseline_errors.end()) {
+        difference.baseline_rel_l2 = found->second.rel_l2;
+        difference.baseline_without_massive = found->second.without_massive;
+        difference.ratio = difference.rel_l2 == 0 ? 0.0 : difference.rel_l2 / found->second.rel_l2;
+      }
+      judge.judge(difference);
+      report.heatmaps.push_back(std::move(heatmap));
       report.differences.push_back(std::move(difference));
     }
     width_done += pair.width;
   }
   if (report.differences.empty() && report.agrees()) throw nothing_in_common(report);
   fill_added(report.differences);
+  const Difference* first = report.first_divergence();
+  if (first != nullptr && (first->raw_rel_l2 != 0 || first->unmatched_non_finite > 0)) {
+    const Files files = {.reference = reference,
+                         .candidate = candidate,
+                         .alignment = alignment,
+                         .reference_points = reference_names,
+                         .candidate_points = candidate_names};
+    report.finding = find_origin(files, report.differences, *first);
+  }
   return report;
 }
 

@@ -6,6 +6,7 @@
 #include "compare/point_difference.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
@@ -15,12 +16,14 @@
 #include <vector>
 
 #include "compare/row_comparer.h"
+#include "compare/sample.h"
 
 namespace layerprobe::compare {
 namespace {
 
 constexpr std::int64_t kMinBlockRows = 64;
 constexpr std::int64_t kMaxBlocks = 4096;
+constexpr std::int64_t kMinElementsForThreads = 1 << 16;  // fewer are done before another thread has woken up
 constexpr std::int64_t kPieceBytes = 256 << 10;
 
 /// A point in both files, and which rows of it are shared.
@@ -31,6 +34,8 @@ struct Pair {
   std::size_t candidate_point;
   const std::vector<RowRun>& runs;
   std::vector<std::int64_t> first_row;  // of each run, counted over the shared rows
+  Massive massive;
+  Heatmap* heatmap;
 
   const ProbePoint& in_reference() const { return reference.points()[reference_point].point; }
   const ProbePoint& in_candidate() const { return candidate.points()[candidate_point].point; }
@@ -41,7 +46,7 @@ class BlockReader {
  public:
   explicit BlockReader(const Pair& pair)
       : pair_(pair),
-        comparer_(pair.in_reference().dtype, pair.in_candidate().dtype, pair.in_reference().width),
+        comparer_(pair.in_reference().dtype, pair.in_candidate().dtype, pair.in_reference().width, pair.massive),
         reference_row_bytes_(row_bytes(pair.in_reference())),
         candidate_row_bytes_(row_bytes(pair.in_candidate())) {
     const std::size_t larger = std::max(reference_row_bytes_, candidate_row_bytes_);
@@ -61,18 +66,22 @@ class BlockReader {
       add({.reference_row = rows.reference_row + skipped,
            .candidate_row = rows.candidate_row + skipped,
            .count = count},
-          partial);
+          first, partial);
       first += count;
     }
     return partial;
   }
+
+  const TokenErrors& token_errors() const { return token_errors_; }
+  const std::array<std::int64_t, kUlpBuckets>& ulps() const { return comparer_.ulps(); }
 
  private:
   static std::size_t row_bytes(const ProbePoint& point) {
     return static_cast<std::size_t>(point.width) * size_of(point.dtype);
   }
 
-  void add(RowRun rows, Partial& partial) {
+  /// `shared_row` is the first one's place among the shared rows.
+  void add(RowRun rows, std::int64_t shared_row, Partial& partial) {
     while (rows.count > 0) {
       const std::int64_t count = std::min(rows.count, piece_rows_);
       const auto size = static_cast<std::size_t>(count);
@@ -81,9 +90,12 @@ class BlockReader {
       pair_.candidate.read_rows(pair_.candidate_point, rows.candidate_row, count,
                                 std::span(candidate_rows_).first(size * candidate_row_bytes_));
       for (std::size_t i = 0; i < size; ++i) {
-        comparer_.add(reference_rows_.data() + i * reference_row_bytes_,
-                      candidate_rows_.data() + i * candidate_row_bytes_,
-                      rows.reference_row + static_cast<std::int64_t>(i), partial);
+        const RowError error = comparer_.add(reference_rows_.data() + i * reference_row_bytes_,
+                                             candidate_rows_.data() + i * candidate_row_bytes_,
+                                             rows.reference_row + static_cast<std::int64_t>(i), partial);
+        token_errors_.add(error.rel_l2);
+        if (pair_.heatmap != nullptr) pair_.heatmap->add(shared_row, error.rel_l2, error.is_unmatched);
+        ++shared_row;
       }
       rows.reference_row += count;
       rows.candidate_row += count;
@@ -93,19 +105,29 @@ class BlockReader {
 
   const Pair& pair_;
   RowComparer comparer_;
+  TokenErrors token_errors_;
   std::size_t reference_row_bytes_, candidate_row_bytes_;
   std::int64_t piece_rows_ = 1;
   std::vector<std::byte> reference_rows_, candidate_rows_;
 };
 
-/// All blocks, on all cores, put together in order.
-Partial partial_of_all(const Pair& pair, std::int64_t num_rows, const std::function<void(std::int64_t)>& rows_done) {
+/// Of all rows: what is put together in order, and counts, for which the order does not matter.
+struct Whole {
+  Partial partial;
+  TokenErrors token_errors;
+  std::array<std::int64_t, kUlpBuckets> ulps{};
+};
+
+/// All blocks, on all cores.
+Whole whole_of(const Pair& pair, std::int64_t num_rows, const std::function<void(std::int64_t)>& rows_done) {
   const std::int64_t block_rows = std::max(kMinBlockRows, (num_rows + kMaxBlocks - 1) / kMaxBlocks);
   const std::int64_t num_blocks = (num_rows + block_rows - 1) / block_rows;
   std::vector<Partial> partials(static_cast<std::size_t>(num_blocks));
+  Whole whole;
   std::exception_ptr failure;
   std::atomic<bool> has_failed = false;
-#pragma omp parallel if (num_blocks > 1)
+  const bool is_much = num_rows * pair.in_reference().width > kMinElementsForThreads;
+#pragma omp parallel if (num_blocks > 1 && is_much)
   {
     std::optional<BlockReader> reader;
 #pragma omp for schedule(dynamic)
@@ -122,11 +144,17 @@ Partial partial_of_all(const Pair& pair, std::int64_t num_rows, const std::funct
         if (!has_failed.exchange(true)) failure = std::current_exception();
       }
     }
+    if (reader) {
+#pragma omp critical(layerprobe_compare_counts)
+      {
+        whole.token_errors.append(reader->token_errors());
+        for (std::size_t i = 0; i < whole.ulps.size(); ++i) whole.ulps[i] += reader->ulps()[i];
+      }
+    }
   }
   if (failure) std::rethrow_exception(failure);
-  Partial all;
-  for (const Partial& partial : partials) all.append(partial);
-  return all;
+  for (const Partial& partial : partials) whole.partial.append(partial);
+  return whole;
 }
 
 /// Which token of which prompt a row of the file is.
@@ -139,19 +167,24 @@ Token token_of(const CapturedRows& rows, std::int64_t row) {
 
 Difference difference_of(const store::Reader& reference, std::size_t reference_point, const store::Reader& candidate,
                          std::size_t candidate_point, const Alignment::Shared& shared,
-                         const std::function<void(std::int64_t)>& rows_done) {
+                         const std::function<void(std::int64_t)>& rows_done, Heatmap* heatmap) {
   Pair pair = {.reference = reference,
                .candidate = candidate,
                .reference_point = reference_point,
                .candidate_point = candidate_point,
                .runs = shared.runs,
-               .first_row = {}};
+               .first_row = {},
+               .massive = {},
+               .heatmap = heatmap};
+  pair.massive = massive_of(reference, reference_point,
+                            sampled_rows(reference, shared.runs, sample_rows_for(pair.in_reference().width)));
   std::int64_t first_row = 0;
   for (const RowRun& run : shared.runs) {
     pair.first_row.push_back(first_row);
     first_row += run.count;
   }
-  const Partial all = partial_of_all(pair, shared.num_rows, rows_done);
+  const Whole whole = whole_of(pair, shared.num_rows, rows_done);
+  const Partial& all = whole.partial;
 
   Difference difference;
   difference.point = pair.in_reference().name;
@@ -173,6 +206,20 @@ Difference difference_of(const store::Reader& reference, std::size_t reference_p
   if (all.difference_squares > 0) {
     const double norms = std::sqrt(all.reference_squares) * std::sqrt(all.candidate_squares);
     difference.cosine = norms > 0 ? std::clamp(all.products / norms, -1.0, 1.0) : 0.0;
+  }
+  difference.mean_abs = all.absolute_differences /
+                        std::max(1.0, static_cast<double>(difference.num_rows) * static_cast<double>(difference.width));
+  if (all.reference_squares > 0 && all.difference_squares > 0) difference.scale = all.products / all.reference_squares;
+  // (r - c)^2 = r^2 + c^2 - 2 r c: without the cancellation of the usual form
+  const double both_squares = all.reference_squares + all.candidate_squares;
+  if (both_squares > 0) difference.calc_diff = all.difference_squares / both_squares;
+  difference.rel_l2_without_massive = rel_l2_of(all.plain_difference_squares, all.plain_reference_squares);
+  difference.massive_channels = pair.massive.channels;
+  difference.num_sink_rows = all.num_sink_rows;
+  difference.p50 = whole.token_errors.quantile(0.50, all.worst_rel_l2);
+  difference.p99 = whole.token_errors.quantile(0.99, all.worst_rel_l2);
+  if (difference.reference_dtype == difference.candidate_dtype && difference.judged_dtype != Dtype::i32) {
+    difference.ulps = whole.ulps;
   }
   if (all.worst_row >= 0) {
     difference.worst_token = {.token = token_of(reference.rows(), all.worst_row), .rel_l2 = all.worst_rel_l2};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 namespace layerprobe::compare {
 namespace {
@@ -49,6 +50,10 @@ void Partial::append(const Partial& next) {
   products += next.products;
   raw_difference_squares += next.raw_difference_squares;
   raw_reference_squares += next.raw_reference_squares;
+  absolute_differences += next.absolute_differences;
+  plain_difference_squares += next.plain_difference_squares;
+  plain_reference_squares += next.plain_reference_squares;
+  num_sink_rows += next.num_sink_rows;
   max_abs_reference = std::max(max_abs_reference, next.max_abs_reference);
   if (next.max_abs > max_abs) {
     max_abs = next.max_abs;
@@ -69,8 +74,9 @@ void Partial::append(const Partial& next) {
   bit_equal = bit_equal && next.bit_equal;
 }
 
-RowComparer::RowComparer(Dtype reference_dtype, Dtype candidate_dtype, std::int64_t width)
+RowComparer::RowComparer(Dtype reference_dtype, Dtype candidate_dtype, std::int64_t width, const Massive& massive)
     : kernels_(row_kernels().back()),
+      massive_(massive),
       reference_dtype_(reference_dtype),
       candidate_dtype_(candidate_dtype),
       judged_dtype_(narrower(reference_dtype, candidate_dtype)),
@@ -79,13 +85,19 @@ RowComparer::RowComparer(Dtype reference_dtype, Dtype candidate_dtype, std::int6
       candidate_values_(static_cast<std::size_t>(width)),
       rounded_(reference_dtype == candidate_dtype ? 0 : static_cast<std::size_t>(width) * size_of(judged_dtype_)) {}
 
-void RowComparer::add(const std::byte* reference, const std::byte* candidate, std::int64_t row, Partial& partial) {
-  RowSums raw;
+RowError RowComparer::add(const std::byte* reference, const std::byte* candidate, std::int64_t row, Partial& partial) {
+  RowSums raw, judged;
+  const std::int64_t unmatched_before = partial.unmatched_non_finite;
   if (reference_dtype_ == candidate_dtype_) {
     const std::size_t row_bytes = static_cast<std::size_t>(width_) * size_of(judged_dtype_);
     const bool are_equal = std::memcmp(reference, candidate, row_bytes) == 0;
-    if (!are_equal) partial.bit_equal = false;
-    raw = judge(reference, candidate, are_equal, row, partial);
+    if (are_equal) {
+      ulps_[0] += width_;
+    } else {
+      partial.bit_equal = false;
+      kernels_.ulps(judged_dtype_, reference, candidate, width_, ulps_.data());
+    }
+    raw = judged = judge(reference, candidate, are_equal, row, partial);
   } else {
     partial.bit_equal = false;
     widen(reference_dtype_, reference, candidate_dtype_, candidate);
@@ -98,13 +110,15 @@ void RowComparer::add(const std::byte* reference, const std::byte* candidate, st
       raw = difference_of_values();
     }
     if (rounds_candidate) {
-      judge(reference, rounded_.data(), /*are_equal=*/false, row, partial);
+      judged = judge(reference, rounded_.data(), /*are_equal=*/false, row, partial);
     } else {
-      judge(rounded_.data(), candidate, /*are_equal=*/false, row, partial);
+      judged = judge(rounded_.data(), candidate, /*are_equal=*/false, row, partial);
     }
   }
   partial.raw_difference_squares += raw.difference_squares;
   partial.raw_reference_squares += raw.reference_squares;
+  return {.rel_l2 = rel_l2_of(judged.difference_squares, judged.reference_squares),
+          .is_unmatched = partial.unmatched_non_finite != unmatched_before};
 }
 
 /// Adds a row that is of the judged dtype on both sides. Gives its sums. Where it is known that both are the same, less
@@ -124,6 +138,8 @@ RowSums RowComparer::judge(const std::byte* reference, const std::byte* candidat
   partial.reference_squares += sums.reference_squares;
   partial.candidate_squares += sums.candidate_squares;
   partial.products += sums.products;
+  partial.absolute_differences += sums.absolute_differences;
+  add_plain(sums, reference, candidate, !is_finite, partial);
   partial.max_abs_reference = std::max(partial.max_abs_reference, sums.max_abs_reference);
   if (sums.max_abs_difference > partial.max_abs) {  // seldom: the row is gone through again for the channel
     if (is_finite) widen(judged_dtype_, reference, judged_dtype_, candidate);
@@ -137,6 +153,35 @@ RowSums RowComparer::judge(const std::byte* reference, const std::byte* candidat
     partial.worst_row = row;
   }
   return sums;
+}
+
+/// Without the massive channels, or not at all where the row is a sink's. Leaves the values as they were widened
+/// before.
+void RowComparer::add_plain(const RowSums& sums, const std::byte* reference, const std::byte* candidate,
+                            bool is_widened, Partial& partial) {
+  if (sums.reference_squares > massive_.sink_squares) {
+    ++partial.num_sink_rows;
+    return;
+  }
+  double difference_squares = sums.difference_squares, reference_squares = sums.reference_squares;
+  if (!massive_.channels.empty()) {
+    if (!is_widened) widen(judged_dtype_, reference, judged_dtype_, candidate);
+    for (const std::int64_t channel : massive_.channels) {
+      const auto i = static_cast<std::size_t>(channel);
+      kept_.push_back({reference_values_[i], candidate_values_[i]});
+      reference_values_[i] = candidate_values_[i] = 0;
+    }
+    const RowSums rest = difference_of_values();
+    difference_squares = rest.difference_squares;
+    reference_squares = rest.reference_squares;
+    for (std::size_t k = 0; k < kept_.size(); ++k) {
+      const auto i = static_cast<std::size_t>(massive_.channels[k]);
+      std::tie(reference_values_[i], candidate_values_[i]) = kept_[k];
+    }
+    kept_.clear();
+  }
+  partial.plain_difference_squares += difference_squares;
+  partial.plain_reference_squares += reference_squares;
 }
 
 void RowComparer::widen(Dtype reference_dtype, const std::byte* reference, Dtype candidate_dtype,

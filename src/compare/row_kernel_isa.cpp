@@ -142,7 +142,8 @@ struct Lanes {
 template <typename Of>
 RowSums difference_of(const void* reference, const void* candidate, std::int64_t width) {
   using Element = typename Of::Element;
-  Lanes difference_squares, reference_squares, candidate_squares, products, max_abs_difference, max_abs_reference;
+  Lanes difference_squares, reference_squares, candidate_squares, products, absolute_differences;
+  Lanes max_abs_difference, max_abs_reference;
   const auto add = [&](const Element* reference_eight, const Element* candidate_eight) {
     for (int part = 0; part < kParts; ++part) {
       const F64 r = part_of<Of>(reference_eight, part);
@@ -152,6 +153,7 @@ RowSums difference_of(const void* reference, const void* candidate, std::int64_t
       reference_squares.parts[part] += r * r;
       candidate_squares.parts[part] += c * c;
       products.parts[part] += r * c;
+      absolute_differences.parts[part] += magnitude_of(d);
       max_abs_difference.raise_to(part, magnitude_of(d));
       max_abs_reference.raise_to(part, magnitude_of(r));
     }
@@ -167,6 +169,7 @@ RowSums difference_of(const void* reference, const void* candidate, std::int64_t
           .reference_squares = reference_squares.sum(),
           .candidate_squares = candidate_squares.sum(),
           .products = products.sum(),
+          .absolute_differences = absolute_differences.sum(),
           .max_abs_difference = max_abs_difference.max(),
           .max_abs_reference = max_abs_reference.max()};
 }
@@ -186,8 +189,53 @@ RowSums same_of(const void* row, std::int64_t width) {
           .reference_squares = sum,
           .candidate_squares = sum,
           .products = sum,
+          .absolute_differences = 0,
           .max_abs_difference = 0,
           .max_abs_reference = max_abs.max()};
+}
+
+/// `Bits` are unsigned and as long as the elements; a widest vector of them at once. A chunk's counts fit into a lane.
+template <typename Bits>
+void ulps_of(const void* reference, const void* candidate, std::int64_t width, std::int64_t* counts) {
+  typedef Bits Vector __attribute__((vector_size(8 * kPart)));  // `using` drops the attribute of a dependent type
+  constexpr std::int64_t kCount = 8 * kPart / sizeof(Bits);
+  constexpr std::int64_t kChunk = kCount << 12;
+  constexpr Bits kSign = static_cast<Bits>(Bits{1} << (8 * sizeof(Bits) - 1));
+  const auto rank_of = [](Vector bits) {
+    const Vector magnitude = bits & static_cast<Bits>(~kSign);
+    return (bits & kSign) != 0 ? kSign - magnitude : kSign + magnitude;
+  };
+  for (std::int64_t first = 0; first < width; first += kChunk) {
+    const std::int64_t end = width - first < kChunk ? width : first + kChunk;
+    Vector within[kUlpBuckets - 1] = {};
+    std::int64_t padded = 0;  // elements behind the row's end, which are the same on both sides
+    for (std::int64_t i = first; i < end; i += kCount) {
+      const std::int64_t here = end - i < kCount ? end - i : kCount;
+      Vector r{}, c{};
+      if (here == kCount) {
+        __builtin_memcpy(&r, static_cast<const Bits*>(reference) + i, sizeof r);
+        __builtin_memcpy(&c, static_cast<const Bits*>(candidate) + i, sizeof c);
+      } else {
+        __builtin_memcpy(&r, static_cast<const Bits*>(reference) + i, static_cast<std::size_t>(here) * sizeof(Bits));
+        __builtin_memcpy(&c, static_cast<const Bits*>(candidate) + i, static_cast<std::size_t>(here) * sizeof(Bits));
+        padded += kCount - here;
+      }
+      r = rank_of(r);
+      c = rank_of(c);
+      const Vector apart = c > r ? c - r : r - c;
+      for (int bucket = 0; bucket < kUlpBuckets - 1; ++bucket) {
+        within[bucket] -= (Vector)(apart <= static_cast<Bits>(kUlpLimits[bucket]));  // true is -1
+      }
+    }
+    std::int64_t below = 0;
+    for (int bucket = 0; bucket < kUlpBuckets - 1; ++bucket) {
+      std::int64_t sum = -padded;
+      for (int lane = 0; lane < kCount; ++lane) sum += static_cast<std::int64_t>(within[bucket][lane]);
+      counts[bucket] += sum - below;
+      below = sum;
+    }
+    counts[kUlpBuckets - 1] += end - first - below;
+  }
 }
 
 template <typename Of>
@@ -247,6 +295,20 @@ RowSums same(Dtype dtype, const void* row, std::int64_t width) {
   return {};
 }
 
+void ulps(Dtype dtype, const void* reference, const void* candidate, std::int64_t width, std::int64_t* counts) {
+  switch (dtype) {
+    case Dtype::f64:
+      return ulps_of<std::uint64_t>(reference, candidate, width, counts);
+    case Dtype::f32:
+      return ulps_of<std::uint32_t>(reference, candidate, width, counts);
+    case Dtype::f16:
+    case Dtype::bf16:
+      return ulps_of<std::uint16_t>(reference, candidate, width, counts);
+    case Dtype::i32:
+      return;  // they have no last place
+  }
+}
+
 void widen(Dtype dtype, const void* row, std::int64_t width, double* out) {
   switch (dtype) {
     case Dtype::f64:
@@ -283,7 +345,11 @@ void narrow(Dtype dtype, const double* row, std::int64_t width, void* out) {
 #define LAYERPROBE_TEXT_OF(name) #name
 #define LAYERPROBE_TEXT(name) LAYERPROBE_TEXT_OF(name)
 
-const RowKernels kRowKernels = {
-    .name = LAYERPROBE_TEXT(LAYERPROBE_ISA), .difference = difference, .same = same, .widen = widen, .narrow = narrow};
+const RowKernels kRowKernels = {.name = LAYERPROBE_TEXT(LAYERPROBE_ISA),
+                                .difference = difference,
+                                .same = same,
+                                .ulps = ulps,
+                                .widen = widen,
+                                .narrow = narrow};
 
 }  // namespace layerprobe::compare::LAYERPROBE_ISA

@@ -9,17 +9,11 @@
 namespace layerprobe::compare {
 namespace {
 
-std::string scientific(double value) {
-  std::array<char, 32> out{};
-  std::snprintf(out.data(), out.size(), "%.2e", value);
-  return out.data();
-}
-
 /// Three digits, not below `value`: given to --max-rel-l2 it passes.
 std::string rounded_up(double value) {
   const double unit = std::pow(10.0, std::floor(std::log10(value)) - 2);
   for (double digits = std::ceil(value / unit) - 1;; ++digits) {
-    const std::string out = scientific(digits * unit);
+    const std::string out = rel_l2_text(digits * unit);
     if (std::strtod(out.c_str(), nullptr) >= value) return out;
   }
 }
@@ -44,26 +38,57 @@ std::string divergence(const Difference& first, const Rules& rules) {
     return text(first.unmatched_non_finite, " NaN or infinite on one side only, the first at ", place(at.token),
                 ", channel ", at.channel, ": ", at.candidate, " where the reference has ", at.reference);
   }
-  std::string out = "rel_l2 " + scientific(first.rel_l2);
+  if (!rules.exact && first.max_without_massive && first.rel_l2 <= first.max_rel_l2) {
+    std::string what = first.massive_channels.empty() ? "" : text(first.massive_channels.size(), " massive channels");
+    if (first.num_sink_rows > 0) {
+      what += text(what.empty() ? "" : " and ", first.num_sink_rows, " attention sinks");
+    }
+    return text("rel_l2 ", rel_l2_text(first.rel_l2), " hides ", rel_l2_text(first.rel_l2_without_massive), " without ",
+                what, ", over ", rel_l2_text(*first.max_without_massive), " (", first.rule, ")");
+  }
+  std::string out = "rel_l2 " + rel_l2_text(first.rel_l2);
   if (rules.exact) {
     out += ", not the same bits";
   } else {
-    out += " is over " + scientific(first.max_rel_l2);
+    out += first.max_rel_l2 > 0 ? text(" is over ", rel_l2_text(first.max_rel_l2), " (", first.rule, ")")
+                                : text(", against ", first.rule);
   }
   if (first.worst_token) {
-    out += text(", worst token: ", place(first.worst_token->token), " (", scientific(first.worst_token->rel_l2), ")");
+    out += text(", worst token: ", place(first.worst_token->token), " (", rel_l2_text(first.worst_token->rel_l2), ")");
   }
   return out;
 }
 
+/// "; begins in model.layers.3.mlp: each channel is off ..."
+std::string origin(const Report& report, const Difference& first) {
+  if (!report.finding) return {};
+  const Finding& finding = *report.finding;
+  std::string out;
+  if (finding.point != first.point) {
+    out += "; it begins at " + finding.point;
+    for (const Difference& each : report.differences) {
+      if (each.point == finding.point) out += " (" + rel_l2_text(each.rel_l2) + ")";
+    }
+  }
+  if (!finding.words.empty()) out += (out.empty() ? "; " : ": ") + finding.words;
+  return out;
+}
+
 }  // namespace
+
+std::string rel_l2_text(double value) {
+  std::array<char, 32> out{};
+  std::snprintf(out.data(), out.size(), "%.2e", value);
+  return out.data();
+}
 
 std::string verdict(const Report& report) {
   for (const NotCompared& each : report.not_compared) {
     if (each.differs) return text("first divergence: ", each.point, ": ", each.reason);
   }
   if (const Difference* first = report.first_divergence()) {
-    return text("first divergence: ", first->point, ": ", divergence(*first, report.rules), what_would_pass(report));
+    return text("first divergence: ", first->point, ": ", divergence(*first, report.rules), origin(report, *first),
+                what_would_pass(report));
   }
   const Difference* worst = nullptr;
   bool are_equal = true;
@@ -75,9 +100,11 @@ std::string verdict(const Report& report) {
   if (are_equal) {
     out += ", the same bits";
   } else {
-    out += text(" within ", report.rules.max_rel_l2 ? scientific(*report.rules.max_rel_l2) : "their limits",
-                "; the largest rel_l2 is ", scientific(worst->rel_l2), " at ", worst->point);
+    out += text(" within ", report.rules.max_rel_l2 ? rel_l2_text(*report.rules.max_rel_l2) : "their limits",
+                "; the largest rel_l2 is ", rel_l2_text(worst->rel_l2), " at ", worst->point);
   }
+  if (!report.prompt_order.empty())
+    out += text("; prompts paired by their tokens: the candidate has ", report.prompt_order);
   if (!report.not_compared.empty()) out += text("; ", points_text(report.not_compared.size()), " not compared");
   return out;
 }

@@ -56,6 +56,8 @@ model::ModelConfig config_of(const weights::Checkpoint& checkpoint, const std::s
   return config;
 }
 
+}  // namespace
+
 tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
   std::optional<weights::Checkpoint::GgufTokenizer> gguf = checkpoint.gguf_tokenizer();
   if (!gguf) return tokenizer::Tokenizer::from_folder(checkpoint.path());
@@ -68,8 +70,6 @@ tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint) {
                                           .add_bos_token = gguf->add_bos_token},
                                          checkpoint.path().string());
 }
-
-}  // namespace
 
 Prepared::Prepared(const RunOptions& options, const Watch& watch)
     : checkpoint(weights::Checkpoint::open(options.model)), config(config_of(checkpoint, config_name())) {

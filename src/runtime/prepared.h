@@ -13,6 +13,9 @@
 
 namespace layerprobe::runtime {
 
+/// The checkpoint's own, from its folder or from the GGUF. Throws Error(input) when there is none that can be used.
+tokenizer::Tokenizer open_tokenizer(const weights::Checkpoint& checkpoint);
+
 /// All that a run follows from but its device: model, input and plan, held against each other before any weight is
 /// read.
 class Prepared {

@@ -48,7 +48,7 @@ TEST_CASE("compare gives 0 for the same run and 1 for another, with the verdict 
   CHECK(test::run_layerprobe({"compare", "--points", "**layers.*", reference, candidate}).exit_code == 1);
 }
 
-TEST_CASE("compare --json is one document with the fields of the report") {
+TEST_CASE("compare --json is an object a line, each with its type") {
   const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
   const std::string reference = test::write_file(folder / "a.h5", run);
@@ -57,21 +57,55 @@ TEST_CASE("compare --json is one document with the fields of the report") {
   const std::string candidate = test::write_file(folder / "b.h5", run);
   const test::Finished finished = test::run_layerprobe({"compare", "--json", reference, candidate});
   CHECK(finished.exit_code == 1);
-  const Json report = Json::parse(finished.out, "stdout");
-  CHECK(report.find("agrees")->boolean() == false);
-  CHECK(report.find("first_divergence")->string() == "model.layers.2");
-  CHECK(report.find("passing_max_rel_l2")->string() == "Infinity");
-  CHECK(report.find("candidate")->find("path")->string() == candidate);
-  REQUIRE(report.find("differences")->items().size() == 6);
-  const Json& nan = report.find("differences")->items()[3];
+  std::vector<Json> lines;
+  for (const std::string& line : split(finished.out, '\n')) {
+    if (!line.empty()) lines.push_back(Json::parse(line, "stdout"));
+  }
+  REQUIRE(lines.size() == 8);
+  CHECK(lines.front().find("type")->string() == "config");
+  CHECK(lines.front().find("candidate")->find("path")->string() == candidate);
+  const Json& summary = lines.back();
+  CHECK(summary.find("type")->string() == "summary");
+  CHECK(summary.find("agrees")->boolean() == false);
+  CHECK(summary.find("first_divergence")->string() == "model.layers.2");
+  CHECK(summary.find("passing_max_rel_l2")->string() == "Infinity");
+  CHECK(summary.find("finding")->find("layer")->integer() == 2);
+  CHECK(summary.find("finding")->find("kind")->string() == "non-finite");
+  const Json& nan = lines[4];
   CHECK(nan.find("unmatched_non_finite")->integer() == 1);
   CHECK(nan.find("first_unmatched")->find("candidate")->string() == "NaN");
-  const Json& element = report.find("differences")->items()[4];
+  const Json& element = lines[5];
   CHECK(element.find("point")->string() == "model.layers.3");
   CHECK(element.find("max_abs_at")->find("channel")->integer() == 17);
   CHECK(element.find("max_abs_at")->find("candidate")->number() == 3);
   CHECK(element.find("worst_token")->find("prompt")->integer() == 2);
   CHECK(element.find("reference_dtype")->string() == "bfloat16");
+  CHECK(test::run_layerprobe({"compare", reference, candidate, "--report", (folder / "lines").string()}).exit_code ==
+        1);
+  CHECK(test::read_all(folder / "lines") == finished.out);
+}
+
+TEST_CASE("compare --html writes one page that loads nothing, whatever the files say") {
+  const test::TempFolder folder;
+  test::SampleRun run = test::sample_run();
+  run.layout.identity["model_type"] = "</script><script>alert(1)</script>";
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.at("model.layers.2", 9, 17) = 3;
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+  const std::string page = (folder / "page.html").string();
+  const test::Finished finished = test::run_layerprobe({"compare", reference, candidate, "--html", page});
+  CHECK(finished.exit_code == 1);
+  CHECK(lines_from_the_end(finished.out).front().starts_with("first divergence: model.layers.2"));
+  const std::string html = test::read_all(page);
+  CHECK(html.find("first divergence: model.layers.2") != std::string::npos);
+  CHECK(html.find("alert(1)") != std::string::npos);
+  CHECK(html.find("</script><script>alert") == std::string::npos);
+  for (const char* loads : {"src=", "href=", "@import", "fetch(", "url("}) CHECK(html.find(loads) == std::string::npos);
+  const std::size_t begin = html.find("id=\"data\">") + 10;
+  const Json data = Json::parse(html.substr(begin, html.find("</script>", begin) - begin), "page");
+  CHECK(data.find("heat")->find("columns")->integer() == 13);
+  CHECK(data.find("points")->items().size() == 6);
+  CHECK(data.find("finding")->find("point")->string() == "model.layers.2");
 }
 
 TEST_CASE("compare says what it left out") {
@@ -151,6 +185,12 @@ TEST_CASE("compare refuses what it cannot compare with exit status 2 and one mes
       {{reference, reference, "--max-rel-l2", "-1"}, "--max-rel-l2: -1 is not a number from 0 on"},
       {{reference, reference, "--max-rel-l2", "nan"}, "--max-rel-l2"},
       {{reference, reference, "--max-rel-l2", "x"}, "--max-rel-l2"},
+      {{reference, reference, "--threshold", "x"}, "--threshold 'x': there is no"},
+      {{reference, reference, "--baseline", (folder / "none.h5").string()}, "none.h5: no such file"},
+      {{reference, reference, "--report", (folder / "no/where").string()}, "cannot be written"},
+      {{reference, reference, "--html", (folder / "no/where").string()}, "cannot be written"},
+      {{reference, reference, "--dtype", "float32"}, "--blame"},
+      {{reference, reference, "--blame", "--model", (folder / "none").string()}, "none"},
       {{reference}, "candidate is required"},
   };
   for (const auto& [arguments, message] : cases) {

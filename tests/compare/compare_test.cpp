@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -76,7 +79,7 @@ TEST_CASE("one element off is found, with its place and both values") {
   const Difference& found = *report.first_divergence();
   CHECK(found.point == "model.layers.2");
   CHECK(found.rel_l2 == doctest::Approx(rel_l2(reference, candidate, "model.layers.2")).epsilon(1e-12));
-  CHECK(found.max_rel_l2 == 1e-2);
+  CHECK(found.max_rel_l2 == 1e-2 * std::sqrt(3.0));  // the third block
   const double was = test::sample_value(3, 2, 3, 17);
   CHECK(found.max_abs == 3 - was);
   REQUIRE(found.max_abs_at);
@@ -93,7 +96,12 @@ TEST_CASE("one element off is found, with its place and both values") {
   const std::string verdict = compare::verdict(report);
   CAPTURE(verdict);
   CHECK(verdict.starts_with("first divergence: model.layers.2: rel_l2 "));
-  CHECK(verdict.find("is over 1.00e-02, worst token: prompt 2, token 3 (") != std::string::npos);
+  CHECK(verdict.find("is over 1.73e-02 (1.00e-02 of bfloat16 x sqrt(3 blocks)), worst token: prompt 2, token 3 (") !=
+        std::string::npos);
+  CHECK(verdict.find("nearly all of it lies in a few tokens; --max-rel-l2 ") != std::string::npos);
+  REQUIRE(report.finding);
+  CHECK(report.finding->point == "model.layers.2");
+  CHECK(report.finding->kind == compare::Kind::few_tokens);
 }
 
 TEST_CASE("the limit that the verdict names passes, and one below does not") {
@@ -208,7 +216,7 @@ TEST_CASE("where dtypes differ both are rounded to the narrower one before they 
       const Difference found = at(report, "model.layers.1");
       CHECK(report.agrees());
       CHECK(found.judged_dtype == Dtype::bf16);
-      CHECK(found.max_rel_l2 == 1e-2);
+      CHECK(found.max_rel_l2 == 1e-2 * std::sqrt(2.0));
       CHECK(found.rel_l2 == 0);
       CHECK(found.raw_rel_l2 == doctest::Approx(0x1p-11).epsilon(1e-3));
       CHECK_FALSE(found.bit_equal);
@@ -227,8 +235,8 @@ TEST_CASE("the limit is that of the narrower dtype") {
       test::SampleRun candidate = reference;
       candidate.set_dtype(Dtype::f64);
       std::size_t i = 0;
-      for (double& value : candidate.values[2]) value *= 1 + (++i % 2 == 0 ? limit : -limit) * factor;
-      const Difference found = at(compared(reference, candidate), "model.layers.1");
+      for (double& value : candidate.values[1]) value *= 1 + (++i % 2 == 0 ? limit : -limit) * factor;
+      const Difference found = at(compared(reference, candidate), "model.layers.0");
       CHECK(found.judged_dtype == dtype);
       CHECK(found.max_rel_l2 == limit);
       CHECK(found.rel_l2 == doctest::Approx(limit * factor).epsilon(dtype == Dtype::bf16 ? 0.3 : 0.05));
@@ -243,10 +251,168 @@ TEST_CASE("f32 means of a bf16 run are held to the limit of bf16") {
   reference.layout.identity["dtype"] = "bfloat16";
   test::SampleRun candidate = reference;
   for (double& value : candidate.values[2]) value *= 1.005;
-  CHECK(at(compared(reference, candidate), "model.layers.1").max_rel_l2 == 1e-2);
+  CHECK(at(compared(reference, candidate), "model.layers.1").max_rel_l2 == 1e-2 * std::sqrt(2.0));
   CHECK(compared(reference, candidate).agrees());
   reference.layout.identity["dtype"] = candidate.layout.identity["dtype"] = "float32";
   CHECK_FALSE(compared(reference, candidate).agrees());
+}
+
+TEST_CASE("all metrics are those of their formulas") {
+  test::SampleRun reference = test::sample_run();
+  reference.set_dtype(Dtype::f32);
+  test::SampleRun candidate = reference;
+  std::vector<double>& values = candidate.values[3];
+  for (std::size_t i = 0; i < values.size(); i += 2) values[i] = static_cast<float>(values[i] * 1.001 + 1e-4);
+  const Difference found = at(compared(reference, candidate), "model.layers.2");
+  double absolute = 0, products = 0, r_squares = 0, c_squares = 0;
+  std::vector<double> tokens;
+  for (std::size_t row = 0; row < 13; ++row) {
+    double difference = 0, norm = 0;
+    for (std::size_t i = row * 24; i < (row + 1) * 24; ++i) {
+      const double r = reference.values[3][i], c = values[i];
+      absolute += std::fabs(c - r);
+      products += r * c;
+      r_squares += r * r;
+      c_squares += c * c;
+      difference += (c - r) * (c - r);
+      norm += r * r;
+    }
+    tokens.push_back(std::sqrt(difference / norm));
+  }
+  std::sort(tokens.begin(), tokens.end());
+  CHECK(found.mean_abs == doctest::Approx(absolute / (13 * 24)).epsilon(1e-12));
+  CHECK(found.scale == doctest::Approx(products / r_squares).epsilon(1e-12));
+  CHECK(found.calc_diff == doctest::Approx(1 - 2 * products / (r_squares + c_squares)).epsilon(1e-6));
+  CHECK(found.p50 == doctest::Approx(tokens[6]).epsilon(0.012));
+  CHECK(found.p99 == doctest::Approx(tokens.back()).epsilon(1e-12));  // it is the worst token's
+  CHECK(found.rel_l2_without_massive == found.rel_l2);
+  REQUIRE(found.ulps);
+  std::array<std::int64_t, compare::kUlpBuckets> want{};
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const auto rank = [](double value) {
+      const auto bits = std::bit_cast<std::int32_t>(static_cast<float>(value));
+      return static_cast<std::int64_t>(bits < 0 ? -(bits & 0x7fffffff) : bits);
+    };
+    const std::int64_t apart = std::abs(rank(values[i]) - rank(reference.values[3][i]));
+    std::size_t bucket = 0;
+    while (bucket + 1 < want.size() && apart > compare::kUlpLimits[bucket]) ++bucket;
+    ++want[bucket];
+  }
+  CHECK(*found.ulps == want);
+  CHECK(want[0] == 13 * 12);
+}
+
+TEST_CASE("an error that massive channels and sinks hide is seen without them") {
+  test::SampleRun reference = test::sample_run();
+  reference.set_dtype(Dtype::f32);
+  for (std::int64_t row = 0; row < 13; ++row) reference.at("model.layers.1", row, 9) = 4096;
+  for (std::int64_t c = 0; c < 24; ++c) reference.at("model.layers.1", 5, c) = 65536;  // prompt 1: one token
+  test::SampleRun candidate = reference;
+  for (std::int64_t row = 6; row < 13; ++row) {
+    for (std::int64_t c = 10; c < 20; ++c) candidate.at("model.layers.1", row, c) *= 1.001;
+  }
+  const Report report = compared(reference, candidate);
+  const Difference found = at(report, "model.layers.1");
+  CHECK(found.massive_channels == std::vector<std::int64_t>{9});
+  CHECK(found.num_sink_rows == 1);
+  CHECK(found.rel_l2 < 1e-6);
+  CHECK(found.rel_l2_without_massive > 1e-4);
+  CHECK_FALSE(found.agrees);
+  CHECK(compare::verdict(report).find("without 1 massive channels and 1 attention sinks, over 1.41e-05") !=
+        std::string::npos);
+}
+
+TEST_CASE("a threshold decides for the points that its pattern names, the first that matches") {
+  const test::SampleRun reference = test::sample_run();
+  test::SampleRun candidate = reference;
+  candidate.at("model.layers.2", 9, 17) = 3;
+  const auto agrees = [&](const std::vector<std::string>& texts) {
+    Rules rules;
+    for (const std::string& each : texts) rules.thresholds.push_back(compare::parse_threshold(each));
+    return compared(reference, candidate, rules).agrees();
+  };
+  CHECK_FALSE(agrees({}));
+  CHECK(agrees({"model.layers.2: rel_l2 <= 0.9"}));
+  CHECK_FALSE(agrees({"model.layers.*: max_abs <= 1"}));
+  CHECK(agrees({"model.layers.*: max_abs <= 1 or rel_l2 <= 0.9"}));
+  CHECK_FALSE(agrees({"model.layers.*: max_abs <= 1 and rel_l2 <= 0.9"}));
+  CHECK(agrees({"model.layers.*: max_abs <= 1 and rel_l2 <= 0.9 or cosine >= 0.5"}));
+  CHECK(agrees({"model.layers.2: p50<=0", "**: rel_l2 <= 1e-9"}));
+  CHECK_FALSE(agrees({"**: rel_l2 <= 1e-9", "model.layers.2: p50 <= 0"}));
+  CHECK_FALSE(agrees({"**: ratio <= 9"}));  // without a baseline there is none
+  for (const char* wrong : {"", "x", "x:", "x: ", ": rel_l2 <= 1", "x: rel_l2", "x: rel_l2 <= y", "x: rel_l2 < 1",
+                            "x: what <= 1", "x: rel_l2 <= 1 or", "x: rel_l2 <= 1 but p50 <= 1", "x: rel_l2 <= inf"}) {
+    CAPTURE(wrong);
+    CHECK_THROWS_AS(compare::parse_threshold(wrong), Error);
+  }
+}
+
+TEST_CASE("with a baseline a point may be off 1.5 times as far") {
+  const test::TempFolder folder;
+  const test::SampleRun reference = test::sample_run();
+  const auto off_by = [&](double share, const char* name) {
+    test::SampleRun run = reference;
+    run.set_dtype(Dtype::f32);
+    std::size_t i = 0;
+    for (const char* each : {"model.layers.1", "model.layers.2"}) {
+      const bool is_it = std::string(name) == each;
+      for (double& value : run.values[run.point(each)]) value *= 1 + (++i % 2 == 0 ? 1 : -1) * (is_it ? share : 0.02);
+    }
+    return run;
+  };
+  test::SampleRun f32_reference = reference;
+  f32_reference.set_dtype(Dtype::f32);
+  const store::Reader r(test::write_file(folder / "r.h5", f32_reference));
+  const store::Reader b(test::write_file(folder / "b.h5", off_by(0.02, "model.layers.2")));
+  for (const auto& [share, agrees] : {std::pair(0.029, true), {0.031, false}}) {
+    const store::Reader c(test::write_file(folder / "c.h5", off_by(share, "model.layers.2")));
+    const Report report = compare::compare_runs(r, c, {}, {}, &b);
+    CHECK(report.agrees() == agrees);
+    CHECK(*at(report, "model.layers.2").baseline_rel_l2 == doctest::Approx(0.02).epsilon(1e-4));
+    CHECK(*at(report, "model.layers.2").ratio == doctest::Approx(share / 0.02).epsilon(1e-4));
+    CHECK(*at(report, "model.layers.0").ratio == 0);
+    CHECK(at(report, "model.layers.2").rule == "1.5 x the baseline's 2.00e-02");
+  }
+}
+
+TEST_CASE("prompts in another order, or a part of them, are paired by their tokens") {
+  const test::SampleRun all = test::sample_run();
+  test::SampleRun turned = test::only_rows(all, {});  // prompts 2, 0, 1
+  turned.layout.prompts = {.input_ids = {}, .cu_seqlens = {0, 7, 12, 13}, .texts = {}};
+  turned.layout.rows = {.cu_rows = {0, 7, 12, 13}, .position = {0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 0}};
+  test::SampleRun last = test::only_rows(all, {});  // prompt 2 alone
+  last.layout.prompts = {.input_ids = {}, .cu_seqlens = {0, 7}, .texts = {}};
+  last.layout.rows = {.cu_rows = {0, 7}, .position = {0, 1, 2, 3, 4, 5, 6}};
+  for (std::int32_t row : {6, 7, 8, 9, 10, 11, 12, 0, 1, 2, 3, 4, 5}) {
+    for (test::SampleRun* run : {&turned, &last}) {
+      if (run == &last && row < 6) continue;
+      run->layout.prompts.input_ids.push_back(100 + row);
+      for (std::size_t point = 0; point < all.values.size(); ++point) {
+        for (std::int64_t c = 0; c < 24; ++c) {
+          run->values[point].push_back(all.values[point][static_cast<std::size_t>(row * 24 + c)]);
+        }
+      }
+    }
+  }
+  struct Case {
+    const test::SampleRun *reference, *candidate;
+    const char* order;
+    std::int64_t rows;
+  };
+  for (const auto& [reference, candidate, order, rows] :
+       {Case{&all, &turned, "another order of prompts", 13}, Case{&turned, &all, "another order of prompts", 13},
+        Case{&all, &last, "a part of the other file's prompts", 7},
+        Case{&last, &all, "a part of the other file's prompts", 7}}) {
+    const Report report = compared(*reference, *candidate);
+    CHECK(report.agrees());
+    CHECK(report.prompt_order == order);
+    CHECK(report.num_rows == rows);
+    for (const Difference& each : report.differences) CHECK(each.bit_equal);
+    CHECK(compare::verdict(report).find(order) != std::string::npos);
+  }
+  test::SampleRun wrong = turned;
+  wrong.at("model.layers.3", 0, 2) = 5;  // prompt 2 of the reference
+  CHECK(compared(all, wrong).first_divergence()->worst_token->token.prompt == 2);
 }
 
 TEST_CASE("integers agree when they are equal") {

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "compare/row_kernel.h"
+
+namespace layerprobe::compare {
+
+/// Rows that stand one after the other in both files and hold the same tokens.
+struct RowRun {
+  std::int64_t reference_row = 0;
+  std::int64_t candidate_row = 0;
+  std::int64_t count = 0;
+};
+
+/// One token of one prompt; token -1 is the mean over the prompt's tokens.
+struct Token {
+  std::int64_t prompt = 0;
+  std::int64_t token = 0;
+};
+
+/// One element of a point and its value on both sides.
+struct Element {
+  Token token;
+  std::int64_t channel = 0;
+  double reference = 0;
+  double candidate = 0;
+};
+
+struct WorstToken {
+  Token token;
+  double rel_l2 = 0;
+};
+
+struct NonFinite {
+  std::int64_t nan = 0;
+  std::int64_t inf = 0;
+};
+
+/// How far the candidate's values of one point lie from the reference's, over the rows that both files have.
+///
+/// Where the dtypes differ, both sides are first rounded to the narrower one (of bf16 and f16: bf16). All sums are f64.
+/// Elements that are NaN or infinite on a side are counted and left out of the rest; unless both sides have the same
+/// there, the point does not agree.
+struct Difference {
+  std::string point;  // as the reference spells it
+  Dtype reference_dtype = Dtype::bf16;
+  Dtype candidate_dtype = Dtype::bf16;
+  Dtype judged_dtype = Dtype::bf16;  // the narrower of the two
+  std::int64_t width = 0;
+  std::int64_t num_prompts = 0;             // compared
+  std::int64_t num_incomplete_prompts = 0;  // left out: not all there in a partial file
+  std::int64_t num_rows = 0;                // compared
+
+  double max_abs_reference = 0;
+  double max_abs = 0;                 // largest |candidate - reference|
+  std::optional<Element> max_abs_at;  // the first that has it; nothing when it is 0
+  double mean_abs = 0;                // of |candidate - reference| over all elements
+  double rel_l2 = 0;                  // ||candidate - reference|| / ||reference||; 0 / 0 is 0
+  double raw_rel_l2 = 0;              // the same without rounding to the narrower dtype
+  double cosine = 1;
+  double scale = 1;         // the factor that the reference, times it, comes nearest to the candidate with
+  double calc_diff = 0;     // 1 - 2 sum(r c) / sum(r^2 + c^2), DeepGEMM's: about half of rel_l2^2
+  double p50 = 0, p99 = 0;  // of the tokens' own rel_l2, within 1.1 %
+  std::optional<WorstToken> worst_token;  // the first with the largest rel_l2 of its own; nothing when that is 0
+  std::optional<double> added;            // rel_l2 less that of what entered; only of the residual stream's points
+
+  // rel_l2 without what is hundreds of times larger than the rest and would drown it: the channels and the tokens
+  // (attention sinks) that the reference has so. Both are found in some of its rows (sample.h).
+  double rel_l2_without_massive = 0;
+  std::vector<std::int64_t> massive_channels;
+  std::int64_t num_sink_rows = 0;
+
+  std::optional<std::array<std::int64_t, kUlpBuckets>> ulps;  // where the dtypes are one
+
+  NonFinite reference_non_finite;
+  NonFinite candidate_non_finite;
+  std::int64_t unmatched_non_finite = 0;  // elements that are NaN or infinite and not the same on both sides
+  std::optional<Element> first_unmatched;
+
+  bool bit_equal = false;
+  std::optional<double> baseline_rel_l2;  // of the baseline against the reference
+  std::optional<double> ratio;            // rel_l2 over that; infinite where that is 0 and this is not
+  std::optional<double> baseline_without_massive;
+  std::optional<double> max_without_massive;  // the limit of rel_l2_without_massive, where the rule has one
+  double max_rel_l2 = 0;                      // the limit it was held against; 0 with Rules::exact
+  std::string rule;                           // what decided: "1.00e-02 of bfloat16 x sqrt(8 blocks)", ...
+  bool agrees = false;
+
+  /// The larger of rel_l2 and rel_l2_without_massive.
+  double error() const { return rel_l2 > rel_l2_without_massive ? rel_l2 : rel_l2_without_massive; }
+  /// error() where it is more than the noise that the baseline shows; without a baseline error().
+  double error_over_baseline() const {
+    const auto within = [](double value, const std::optional<double>& floor) { return floor && value <= 1.2 * *floor; };
+    const double whole = within(rel_l2, baseline_rel_l2) ? 0 : rel_l2;
+    const double plain = within(rel_l2_without_massive, baseline_without_massive) ? 0 : rel_l2_without_massive;
+    return whole > plain ? whole : plain;
+  }
+};
+
+}  // namespace layerprobe::compare
