@@ -85,7 +85,7 @@ Blame blame_layers(const store::Reader& reference, const runtime::RunOptions& op
     const int layer = static_cast<int>(i);
     progress(static_cast<double>(i) / static_cast<double>(config.num_hidden_layers));
     std::vector<std::string> points;
-    for (const model::LayerPoint& point : model::layer_points(config)) {
+    for (const model::LayerPoint& point : model::layer_points(config, i, Dtype::bf16)) {  // for their names
       const std::string name = model::layer_point_name(i, point.suffix);
       if (point.suffix != ":input" && point.suffix != ".input_layernorm:input" && is_stored(reference, name)) {
         points.push_back(name);
