@@ -203,4 +203,13 @@ Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Pro
   return reserve;
 }
 
+WaveStates wave_states(const model::ModelConfig& config, Dtype dtype, std::int64_t largest_batch,
+                       std::int64_t num_micro_batches, std::int64_t num_waves) {
+  const std::uint64_t row = static_cast<std::uint64_t>(largest_batch) * size_of(dtype);
+  const std::int64_t waves = std::max<std::int64_t>(num_waves, 1);
+  return {.rotation_bytes = row * static_cast<std::uint64_t>(config.head_dim),
+          .hidden_bytes = row * static_cast<std::uint64_t>(config.hidden_size),
+          .num_micro_batches = (num_micro_batches + waves - 1) / waves};
+}
+
 }  // namespace layerprobe::plan

@@ -323,12 +323,26 @@ void DeviceRun::feed(std::size_t module, const Task& task, const device::Tensor&
   ops_.copy_from_host(out, fed_.data());
 }
 
+/// Where it fails, the layer is named.
+template <typename Work>
+void DeviceRun::named(std::size_t module, Work&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    const RunModule& what = shared_.stages.modules[module];
+    if (what.kind != RunModule::Kind::layer || error.kind() == ErrorKind::interrupted) throw;
+    throw error.within(text("layer ", what.layer));
+  }
+}
+
 void DeviceRun::start_loading(std::size_t module) {
   coming_.reset();
   coming_.emplace();
   coming_->module = module;
-  coming_->weights = forward_.load(loader_, shared_.stages.modules[module]);
-  coming_->loads = loader_.start();
+  named(module, [&] {
+    coming_->weights = forward_.load(loader_, shared_.stages.modules[module]);
+    coming_->loads = loader_.start();
+  });
 }
 
 std::optional<std::size_t> DeviceRun::streamed_after(std::size_t module, std::size_t wave) const {
@@ -347,7 +361,7 @@ const ModuleWeights& DeviceRun::weights_of(std::size_t module, std::size_t wave)
   double& seconds = layers_apart ? load_seconds_ : weights_seconds_;
   wait_for("weights", seconds, [&] {
     if (!coming_ || coming_->module != module) start_loading(module);
-    loader_.finish(*coming_->loads);
+    named(module, [&] { loader_.finish(*coming_->loads); });
   });
   coming_->loads.reset();
   current_ = std::move(coming_);

@@ -116,6 +116,8 @@ class DeviceRun {
 
   bool is_streamed(std::size_t module) const;
   const ModuleWeights& weights_of(std::size_t module, std::size_t wave);
+  template <typename Work>
+  void named(std::size_t module, Work&& work);
   void start_loading(std::size_t module);
   std::optional<std::size_t> streamed_after(std::size_t module, std::size_t wave) const;
 

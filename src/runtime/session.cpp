@@ -235,10 +235,19 @@ class Session {
                                              row.streamed.empty() ? "" : text("streamed ", row.streamed)),
                              .replica = replica,
                              .stages = std::move(ends[i]),
-                             .states_bytes = row.reserve.states_bytes + row.free_bytes,
+                             .states_bytes = states_bytes(row),
                              .max_tokens = largest_batch(prepared_),
                              .ring_bytes = options_.pinned_memory_bytes}));
     }
+  }
+
+  /// What of the device is left for states of a wave, once everything else has its room.
+  std::uint64_t states_bytes(const plan::DevicePlan::DeviceRow& row) const {
+    const std::uint64_t room = row.reserve.states_bytes + row.free_bytes;
+    const auto tasks = static_cast<std::int64_t>(stages_.largest_wave());
+    const std::uint64_t rotations =
+        plan::wave_states(prepared_.config, prepared_.plan.dtype, largest_batch(prepared_), tasks, 1).rotations();
+    return room - std::min(room, rotations);
   }
 
   Link& make_link(device::Ops& from, device::Ops& to, RunReport& report) {
