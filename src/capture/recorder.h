@@ -34,7 +34,8 @@ struct Batch {
 /// statistics of each point. Any thread.
 class Gathering {
  public:
-  /// `writer` may be null. What was complete for `commit_every` is committed: no more work than that is lost in a crash.
+  /// `writer` may be null. What was complete for `commit_every` is committed: no more work than that is lost in a
+  /// crash.
   Gathering(const store::Layout& layout, store::Writer* writer, std::chrono::duration<double> commit_every)
       : writer_(writer),
         commit_every_(commit_every),

@@ -35,8 +35,9 @@ struct DeviceOptions {
   int num_virtual_devices = 1;
 };
 
-/// "cpu" (as cpu:0), "cpu:N", a virtual device with its share of the host's threads, or "cuda:N" ("cuda" is cuda:0). Throws Error, one clear line, when there is no such device or it cannot be
-/// used: no driver, no GPU, too old, full, no CUDA in this program.
+/// "cpu" (as cpu:0), "cpu:N", a virtual device with its share of the host's threads, or "cuda:N" ("cuda" is cuda:0).
+/// Throws Error, one clear line, when there is no such device or it cannot be used: no driver, no GPU, too old, full,
+/// no CUDA in this program.
 std::unique_ptr<Ops> open_device(std::string_view name, const DeviceOptions& options = {});
 
 }  // namespace layerprobe::device

@@ -95,8 +95,6 @@ class Ops {
   /// The code path whose bits these are, recorded in the file: instruction set, library and its version.
   virtual std::string code_path() const = 0;
   virtual void synchronize() = 0;
-  /// How many tokens of a batch let every processor of the device work at its rate.
-  virtual std::int64_t good_batch_tokens() const = 0;
 
   /// At least `bytes`, aligned to 64 bytes; contents unspecified. Throws Error(resource) when there is not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
@@ -118,8 +116,8 @@ class Ops {
   virtual std::unique_ptr<Moment> moment() = 0;
   /// What is queued from now on comes after that moment of this or another device.
   virtual void follow(const Moment& moment) = 0;
-  /// Memory that other devices may write to, for receive and send.
-  virtual Buffer allocate_inbox(std::size_t bytes) = 0;
+  /// Memory that other devices may write to, and that is fastest to send from.
+  virtual Buffer allocate_shared(std::size_t bytes) = 0;
   /// copy_from_host beside the operations: `out`, contiguous, is written once `after` (nothing: now) has come, and has
   /// the values at the moment that is returned; what reads it follows that. `host` lies in memory of allocate_on_host,
   /// of whichever device, and stays until then.
@@ -127,10 +125,10 @@ class Ops {
   /// Whether this device can write to the other's memory by itself.
   virtual bool reaches(const Ops& other) const = 0;
   struct Send {
-    Tensor out;                   // contiguous, in memory of receiver's allocate_inbox
-    Ops& receiver;                // that this device reaches; another one
-    Tensor x;                     // contiguous, on this device; what writes over it later waits
-    const Moment* after;          // of the receiver: until then out is in use; nullptr: it is not
+    Tensor out;           // contiguous, in memory of receiver's allocate_shared
+    Ops& receiver;        // that this device reaches; another one
+    Tensor x;             // contiguous, on this device; what writes over it later waits
+    const Moment* after;  // of the receiver: until then out is in use; nullptr: it is not
   };
   /// out = x beside the operations of both devices; it is there at the moment that is returned. Nothing of the receiver
   /// is called that its own thread would be kept from.
@@ -138,7 +136,7 @@ class Ops {
   virtual std::unique_ptr<Stopwatch> stopwatch() = 0;
 
   struct MemoryUse {
-    std::uint64_t bytes;       // that allocate, allocate_inbox and matmul_weight have given, and hold now
+    std::uint64_t bytes;       // that allocate, allocate_shared and matmul_weight have given, and hold now
     std::uint64_t most_bytes;  // at any time
   };
   /// Any thread.
@@ -159,8 +157,8 @@ class Ops {
     Tensor out;  // [rows, columns]
     StoredValues values;
   };
-  /// out = the values in out's dtype. Queued: the values are there once Loads::wait has returned, and until then out and
-  /// the file stay.
+  /// out = the values in out's dtype. Queued: the values are there once Loads::wait has returned, and until then out
+  /// and the file stay.
   virtual void load(const Load& args) = 0;
 
   struct MatMulWeightParts {

@@ -38,8 +38,10 @@ std::size_t Activations::bytes(const ModelConfig& config, Dtype dtype, std::int6
   return total;
 }
 
-Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops)
-    : buffer_(ops.allocate(bytes(config, dtype, max_tokens))) {
+Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops,
+                         bool are_sent)
+    : buffer_(are_sent ? ops.allocate_shared(bytes(config, dtype, max_tokens))
+                       : ops.allocate(bytes(config, dtype, max_tokens))) {
   auto* next = static_cast<std::byte*>(buffer_.data());
   for (const auto& [tensor, width] : widths(config)) {
     values_.*tensor = device::Tensor::contiguous(next, dtype, max_tokens, width);

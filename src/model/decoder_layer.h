@@ -23,8 +23,8 @@ struct Observe {
   }
 };
 
-/// All values of one layer for one micro-batch, and the residual stream on both sides of it, so that what leaves a layer
-/// need not be written over what entered while that is being copied out. Tensors are [num_tokens, width].
+/// All values of one layer for one micro-batch, and the residual stream on both sides of it, so that what leaves a
+/// layer need not be written over what entered while that is being copied out. Tensors are [num_tokens, width].
 struct LayerValues {
   device::Tensor hidden_states;       // [num_tokens, hidden_size], enters the layer
   device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it; may be hidden_states
@@ -41,7 +41,8 @@ struct LayerValues {
 /// Memory for them.
 class Activations {
  public:
-  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops);
+  /// `are_sent`: to other devices.
+  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops, bool are_sent);
 
   /// For this many tokens, at most max_tokens.
   LayerValues values(std::int64_t num_tokens) const;

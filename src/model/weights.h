@@ -28,7 +28,8 @@ struct LayerWeights {
   std::unique_ptr<device::MatMulWeight> down_proj;
 };
 
-/// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after start() and finish().
+/// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after start() and
+/// finish().
 class WeightLoader {
  public:
   /// `read` is told the bytes that have been read, as the checkpoint stores them, often; what it throws ends the

@@ -81,8 +81,8 @@ class Planner {
   Candidate with_states(const Candidate& without) const {
     constexpr double kNotSlower = 1.02;
     const std::int64_t largest = largest_micro_batch(prompts_, without.tokens_per_batch);
-    const WaveStates states = wave_states(config_, plan_.dtype, largest, without.work.num_micro_batches,
-                                          without.placement.num_waves);
+    const WaveStates states =
+        wave_states(config_, plan_.dtype, largest, without.work.num_micro_batches, without.placement.num_waves);
     const auto with = [&](std::uint64_t bytes) {
       Candidate out = without;
       out.reserve.states_bytes = bytes;

@@ -13,7 +13,9 @@
 namespace layerprobe::plan {
 namespace {
 
-constexpr std::uint64_t kContextBytes = 600'000'000;                // CUDA's, with its libraries' kernels
+// CUDA's 600 MB with its libraries' kernels; beside it what nobody asks for by name: the trials of products,
+// statistics, weights that are converted on their way.
+constexpr std::uint64_t kContextBytes = 1'100'000'000;
 constexpr std::uint64_t kWorkspaceBytes = std::uint64_t{32} << 20;  // of the products
 constexpr std::uint64_t kLogitsBytes = std::uint64_t{16} << 20;     // as runtime/forward_pass.cpp takes them
 constexpr std::int64_t kRingSlots = 3;                              // values that may be on their way out at once

@@ -61,7 +61,9 @@ struct WaveStates {
   std::int64_t num_micro_batches = 1;
 
   std::uint64_t rotations() const { return rotation_bytes * static_cast<std::uint64_t>(num_micro_batches); }
-  std::uint64_t total() const { return (rotation_bytes + hidden_bytes) * static_cast<std::uint64_t>(num_micro_batches); }
+  std::uint64_t total() const {
+    return (rotation_bytes + hidden_bytes) * static_cast<std::uint64_t>(num_micro_batches);
+  }
 };
 WaveStates wave_states(const model::ModelConfig& config, Dtype dtype, std::int64_t largest_batch,
                        std::int64_t num_micro_batches, std::int64_t num_waves);

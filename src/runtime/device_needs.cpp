@@ -83,9 +83,10 @@ plan::DevicePlan plan_devices(const RunOptions& options, const Prepared& prepare
 
 Devices open_devices(const plan::DevicePlan& plan) {
   std::vector<std::string> names;
-  for (const std::vector<std::string>& replica : plan.replicas) names.insert(names.end(), replica.begin(), replica.end());
-  const auto num_virtual = static_cast<int>(
-      std::ranges::count_if(names, [](const std::string& name) { return !is_gpu(name); }));
+  for (const std::vector<std::string>& replica : plan.replicas)
+    names.insert(names.end(), replica.begin(), replica.end());
+  const auto num_virtual =
+      static_cast<int>(std::ranges::count_if(names, [](const std::string& name) { return !is_gpu(name); }));
   const auto open = [&](const std::string& name) {
     device::DeviceOptions options;
     options.num_virtual_devices = num_virtual;
@@ -126,8 +127,8 @@ void expect_memory(const Devices& devices, const plan::DevicePlan& plan) {
     throw Error({.kind = ErrorKind::resource,
                  .where = devices[i]->name(),
                  .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(others),
-                              " for activations and captures of ", plan.tokens_per_batch, " tokens; ",
-                              bytes_text(free), " may be taken"),
+                              " for activations and captures of ", plan.tokens_per_batch, " tokens; ", bytes_text(free),
+                              " may be taken"),
                  .fix = text("other programs hold some of it: give --max-memory ", free / 1'000'000,
                              "MB or less, so that what does not fit streams, or use --tokens-per-batch ",
                              std::max<std::int64_t>(plan.tokens_per_batch / 2, 1), " or fewer")});

@@ -21,7 +21,7 @@ void Telling::expect(std::uint64_t load_bytes, std::uint64_t run_tokens) {
   run_total_ = run_tokens;
 }
 
-void Telling::begin(Watch::Step::Kind) {
+void Telling::begin_running() {
   const std::lock_guard lock(mutex_);
   begin_ = std::chrono::steady_clock::now();
 }
@@ -149,14 +149,17 @@ void DeviceRun::load_resident() {
   for (const std::size_t module : resident) weights_[module] = forward_.load(loader_, shared_.stages.modules[module]);
   wait_for("loading", load_seconds_, [&] { loader_.finish(*loader_.start()); });
   is_loading_ = false;
-  forward_.prepare(options_.max_tokens, alone_ ? 1 : shared_.stages.largest_wave(), loader_.rope_divisors());
+  const bool are_sent = std::ranges::any_of(options_.stages, [](const auto& ends) { return ends.out != nullptr; });
+  forward_.prepare(options_.max_tokens, alone_ ? 1 : shared_.stages.largest_wave(), loader_.rope_divisors(), are_sent);
   if (!alone_) {
     const auto& plan = shared_.prepared.plan;
     const std::size_t bytes =
         static_cast<std::size_t>(options_.max_tokens * shared_.prepared.config.hidden_size) * size_of(plan.dtype);
     const std::size_t count = shared_.stages.largest_wave();
     const std::size_t fitting = std::min<std::size_t>(count, options_.states_bytes / bytes);
-    for (std::size_t i = 0; i < fitting; ++i) slots_.push_back(ops_.allocate(bytes));
+    for (std::size_t i = 0; i < fitting; ++i) {
+      slots_.push_back(are_sent ? ops_.allocate_shared(bytes) : ops_.allocate(bytes));
+    }
     for (std::size_t i = fitting; i < count; ++i) rooms_.push_back(ops_.allocate_on_host(bytes));
     on_host_.resize(rooms_.size());
   }
@@ -166,7 +169,7 @@ void DeviceRun::load_resident() {
 void DeviceRun::wait_until_all_loaded() {
   shared_.hub.change([&] {
     if (--shared_.num_loading > 0) return;
-    shared_.telling.begin(Watch::Step::Kind::running);
+    shared_.telling.begin_running();
     shared_.all_loaded = Clock::now();
   });
   shared_.hub.wait([&] { return shared_.num_loading == 0; });
@@ -211,8 +214,8 @@ std::optional<std::size_t> DeviceRun::next_wave_of(StageEnds& ends, bool& has_ch
     if (!has_ended && !ends.in->has_message()) return std::nullopt;
     if (!has_ended) {
       const std::size_t task = ends.in->next_task();
-      wave = static_cast<std::size_t>(
-          std::ranges::find_if(waves, [&](const Wave& each) { return task < each.end; }) - waves.begin());
+      wave = static_cast<std::size_t>(std::ranges::find_if(waves, [&](const Wave& each) { return task < each.end; }) -
+                                      waves.begin());
     }
   }
   if (has_ended) {
@@ -264,9 +267,7 @@ void DeviceRun::run_task(StageEnds& ends, std::size_t module, const ModuleWeight
     } else if (!is_first) {
       state = enter(at, tokens);
     }
-    const device::Tensor out = what.kind == RunModule::Kind::embedding
-                                   ? *state
-                                   : place_for(at, tokens, state->data);
+    const device::Tensor out = what.kind == RunModule::Kind::embedding ? *state : place_for(at, tokens, state->data);
     forward_.run(what, weights, task.batch, *state, out);
     state = out;
     if (what.kind == RunModule::Kind::layer) shared_.telling.ran(tokens);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -35,7 +36,8 @@ class Telling {
   void loaded(std::uint64_t bytes);
   void ran(std::int64_t tokens);
   void stop_if_asked();
-  void begin(Watch::Step::Kind kind);
+  /// Running begins, for all.
+  void begin_running();
 
  private:
   void tell(Watch::Step::Kind kind);
@@ -67,13 +69,13 @@ struct Shared {
 class DeviceRun {
  public:
   struct StageEnds {
-    std::size_t stage;     // into Stages::stages
-    Link* in = nullptr;    // nothing: it takes waves from the queue
-    Link* out = nullptr;   // nothing: nothing is handed on
+    std::size_t stage;    // into Stages::stages
+    Link* in = nullptr;   // nothing: it takes waves from the queue
+    Link* out = nullptr;  // nothing: nothing is handed on
     bool has_ended = false;
   };
   struct Options {
-    std::string modules;             // "embed_tokens, 0-15", for people
+    std::string modules;  // "embed_tokens, 0-15", for people
     std::size_t replica = 0;
     std::vector<StageEnds> stages;   // rising
     std::uint64_t states_bytes = 0;  // that states of a wave may take on the device
@@ -140,13 +142,13 @@ class DeviceRun {
   ForwardPass forward_;
   model::WeightLoader loader_;
   std::unique_ptr<device::Stopwatch> busy_;
-  std::vector<ModuleWeights> weights_;      // by module; of the resident ones
-  std::vector<std::size_t> streamed_;       // modules, rising
+  std::vector<ModuleWeights> weights_;  // by module; of the resident ones
+  std::vector<std::size_t> streamed_;   // modules, rising
   std::optional<Streamed> current_, coming_;
   bool is_loading_ = true;
 
-  std::vector<device::Buffer> slots_;       // states of a wave on the device
-  std::vector<device::Buffer> rooms_;       // and of its other tasks on the host
+  std::vector<device::Buffer> slots_;                   // states of a wave on the device
+  std::vector<device::Buffer> rooms_;                   // and of its other tasks on the host
   std::vector<std::unique_ptr<device::Mark>> on_host_;  // of each room: the state is there
   std::array<std::unique_ptr<device::Moment>, 2> place_free_;
   std::vector<std::optional<device::Tensor>> states_;  // of the wave's tasks

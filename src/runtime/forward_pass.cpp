@@ -115,11 +115,12 @@ std::size_t ForwardPass::weights_bytes(const RunModule& module) const {
   return bytes;
 }
 
-void ForwardPass::prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors) {
+void ForwardPass::prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors,
+                          bool are_sent) {
   max_tokens_ = max_tokens;
   num_rotations_ = num_batches;
   rope_.emplace(config_, plan_.dtype, std::move(rope_divisors));
-  activations_.emplace(config_, plan_.dtype, max_tokens, ops_);
+  activations_.emplace(config_, plan_.dtype, max_tokens, ops_, are_sent);
 }
 
 device::Tensor ForwardPass::place(std::size_t index, std::int64_t num_tokens) const {
@@ -164,11 +165,13 @@ void ForwardPass::run(const RunModule& module, const ModuleWeights& weights, con
                       const device::Tensor& in, const device::Tensor& out) {
   switch (module.kind) {
     case RunModule::Kind::embedding: {
-      const auto first_token = static_cast<std::size_t>(prompts_.cu_seqlens[static_cast<std::size_t>(batch.first_prompt)]);
-      ops_.embedding({.out = out,
-                      .weight = weights.tensor.tensor,
-                      .input_ids = std::span(prompts_.input_ids)
-                                       .subspan(first_token, static_cast<std::size_t>(batch.num_tokens()))});
+      const auto first_token =
+          static_cast<std::size_t>(prompts_.cu_seqlens[static_cast<std::size_t>(batch.first_prompt)]);
+      ops_.embedding(
+          {.out = out,
+           .weight = weights.tensor.tensor,
+           .input_ids =
+               std::span(prompts_.input_ids).subspan(first_token, static_cast<std::size_t>(batch.num_tokens()))});
       record("model.embed_tokens", batch, out);
       return;
     }
@@ -181,10 +184,8 @@ void ForwardPass::run(const RunModule& module, const ModuleWeights& weights, con
       return;
     case RunModule::Kind::norm:
       record("model.norm:input", batch, in);
-      ops_.rms_norm({.out = out,
-                     .hidden_states = in,
-                     .weight = weights.tensor.tensor,
-                     .rms_norm_eps = config_.rms_norm_eps});
+      ops_.rms_norm(
+          {.out = out, .hidden_states = in, .weight = weights.tensor.tensor, .rms_norm_eps = config_.rms_norm_eps});
       record("model.norm", batch, out);
       return;
     case RunModule::Kind::head:
@@ -232,8 +233,7 @@ void ForwardPass::run_head(const device::MatMulWeight& head_weight, const captur
     const device::Buffer logits_buffer = ops_.allocate(count * row_bytes);
     const auto input = device::Tensor::contiguous(input_buffer.data(), plan_.dtype, rows, config_.hidden_size);
     const auto logits = device::Tensor::contiguous(logits_buffer.data(), plan_.dtype, rows, config_.vocab_size);
-    ops_.embedding(
-        {.out = input, .weight = normed, .input_ids = std::span(selected).subspan(first, count)});
+    ops_.embedding({.out = input, .weight = normed, .input_ids = std::span(selected).subspan(first, count)});
     ops_.matmul({.out = logits, .x = input, .weight = head_weight});
     if (plan_.keeps_mean) {
       if (head_input) recorder_.record(*head_input, batch, input);

@@ -27,7 +27,7 @@ struct TopK {
 /// The weights of one module on one device.
 struct ModuleWeights {
   model::LayerWeights layer;
-  model::OwnedTensor tensor;                   // of the embedding, or of the norm
+  model::OwnedTensor tensor;  // of the embedding, or of the norm
   std::unique_ptr<device::MatMulWeight> head;
 };
 
@@ -45,7 +45,8 @@ class ForwardPass {
   std::size_t weights_bytes(const RunModule& module) const;
 
   /// Takes memory for batches of at most `max_tokens`, and for the rotations of `num_batches` that come in turn.
-  void prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors);
+  /// `are_sent`: states go to other devices from their places.
+  void prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors, bool are_sent);
   /// Two places for states; a batch of fewer tokens takes a part of them.
   device::Tensor place(std::size_t index, std::int64_t num_tokens) const;
 

@@ -12,8 +12,8 @@
 namespace layerprobe::runtime {
 namespace {
 
-constexpr std::size_t kInboxes = 2;             // one is read while the other is filled
-constexpr std::size_t kLeastRooms = 3;          // one is filled, one waits, one is copied from
+constexpr std::size_t kInboxes = 2;     // one is read while the other is filled
+constexpr std::size_t kLeastRooms = 3;  // one is filled, one waits, one is copied from
 constexpr std::size_t kProofBytes = std::size_t{16} << 20;
 
 }  // namespace
@@ -42,7 +42,7 @@ Link::Link(Hub& hub, device::Ops& from, device::Ops& to, const Options& options)
       state_bytes_(static_cast<std::size_t>(options.max_tokens * options.hidden_size) * size_of(options.dtype)),
       inbox_free_(kInboxes) {
   for (std::size_t i = 0; i < kInboxes; ++i) {
-    inboxes_.push_back(to.allocate_inbox(state_bytes_));
+    inboxes_.push_back(to.allocate_shared(state_bytes_));
     if (options_.is_peer) free_.push_back({.index = i, .free = {}});
   }
 }
@@ -78,8 +78,8 @@ void Link::send(std::size_t task, const std::optional<device::Tensor>& state) {
     message.tokens = state->rows;
     message.slot = slot.index;
     if (options_.is_peer) {
-      message.arrived = from_.send(
-          {.out = inbox(slot.index, state->rows), .receiver = to_, .x = *state, .after = slot.free.get()});
+      message.arrived =
+          from_.send({.out = inbox(slot.index, state->rows), .receiver = to_, .x = *state, .after = slot.free.get()});
     } else {
       message.room = rooms_[slot.index].data();
       from_.start_copy_to_host(message.room, *state);
@@ -144,12 +144,13 @@ void Link::release(const Message& message) {
 
 bool Link::carries() {
   const std::size_t row_bytes = static_cast<std::size_t>(options_.hidden_size) * size_of(options_.dtype);
-  const auto rows = std::clamp<std::int64_t>(static_cast<std::int64_t>(kProofBytes / row_bytes), 1, options_.max_tokens);
+  const auto rows =
+      std::clamp<std::int64_t>(static_cast<std::int64_t>(kProofBytes / row_bytes), 1, options_.max_tokens);
   const std::size_t bytes = static_cast<std::size_t>(rows) * row_bytes;
   const auto tensor = [&](const device::Buffer& buffer) {
     return device::Tensor::contiguous(buffer.data(), options_.dtype, rows, options_.hidden_size);
   };
-  const device::Buffer table = from_.allocate(bytes), x = from_.allocate(bytes);
+  const device::Buffer table = from_.allocate(bytes), x = from_.allocate_shared(bytes);
   std::vector<std::int32_t> reversed(static_cast<std::size_t>(rows));
   std::iota(reversed.rbegin(), reversed.rend(), 0);
   const std::vector<std::int32_t> zeros(reversed.size());

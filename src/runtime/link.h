@@ -59,8 +59,8 @@ class Link {
   std::size_t next_task() const { return messages_.front().task; }
   bool has_ended() const { return ended_ && messages_.empty(); }
 
-  /// Moves patterns that the sender makes, while it computes, and has the receiver read them: whether each arrived as it
-  /// was. Before anything else is sent, and no other thread uses the devices.
+  /// Moves patterns that the sender makes, while it computes, and has the receiver read them: whether each arrived as
+  /// it was. Before anything else is sent, and no other thread uses the devices.
   bool carries();
 
  private:
@@ -68,7 +68,7 @@ class Link {
     std::size_t task = 0;
     bool has_state = false;
     std::int64_t tokens = 0;
-    std::size_t slot = 0;                      // of the inboxes; of the host's way: of the rooms
+    std::size_t slot = 0;  // of the inboxes; of the host's way: of the rooms
     void* room = nullptr;
     std::unique_ptr<device::Moment> arrived = {};  // peer
     std::unique_ptr<device::Mark> on_host = {};    // host
@@ -83,7 +83,7 @@ class Link {
   Hub& hub_;
   device::Ops &from_, &to_;
   const Options options_;
-  const std::size_t state_bytes_;  // of max_tokens
+  const std::size_t state_bytes_;        // of max_tokens
   std::vector<device::Buffer> inboxes_;  // on the receiver
   std::vector<device::Buffer> rooms_;    // on the host; the sender's, made as they are needed
   // The receiver's own: which inbox is next, since when each is free, and what the last copy from the host reads.
@@ -94,8 +94,8 @@ class Link {
 
   // Under the hub's lock.
   std::deque<OnItsWay> messages_;
-  std::deque<Slot> free_;      // peer: inboxes; host: rooms
-  std::size_t in_use_ = 0;     // messages sent and not released
+  std::deque<Slot> free_;   // peer: inboxes; host: rooms
+  std::size_t in_use_ = 0;  // messages sent and not released
   bool ended_ = false;
 };
 

@@ -291,7 +291,8 @@ TEST_CASE("what cannot run is one message and leaves no file") {
   refused({"--random-tokens", "1x2", "--device-map", "cpu:0,cpu:1", "--replicas", "3"}, "3 replicas");
   refused({"--random-tokens", "1x2", "--transport", "mail"}, "--transport: \"mail\" is no transport");
   refused({"--random-tokens", "1x2", "--device-map", "cpu:0,", "--max-memory", "1GB"}, "\"\" is no device");
-  refused({"--random-tokens", "1x2", "--device-map", "balanced", "--max-memory", "cpu:0:1KB"}, "the largest budget is 1.00 kB");
+  refused({"--random-tokens", "1x2", "--device-map", "balanced", "--max-memory", "cpu:0:1KB"},
+          "the largest budget is 1.00 kB");
   refused({"--random-tokens", "1x2", "--test-type", "single"}, "takes no prompts");
   refused({"--random-tokens", "1x2", "--test-type", "multi", "--layers", "1-2"}, "begin at layer 1");
   refused({"--random-tokens", "1x2", "--test-type", "multi", "--layers", "0,2"}, "has gaps");

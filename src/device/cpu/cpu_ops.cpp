@@ -89,8 +89,6 @@ class CpuOps : public Ops {
   }
 
   std::string name() const override { return name_; }
-  // More leaves the caches (512 for two processors), less leaves processors idle.
-  std::int64_t good_batch_tokens() const override { return std::min<std::int64_t>(256 * workers_.count(), 4096); }
   std::string code_path() const override {
     return text("cpu ", loops_.name, onednn_ ? ", bf16 by " + onednn_name() : "");
   }
@@ -105,7 +103,7 @@ class CpuOps : public Ops {
   std::unique_ptr<Mark> mark() override { return std::make_unique<CpuMark>(); }
   std::unique_ptr<Moment> moment() override { return std::make_unique<CpuMoment>(); }
   void follow(const Moment&) override {}
-  Buffer allocate_inbox(std::size_t bytes) override { return allocate(bytes); }
+  Buffer allocate_shared(std::size_t bytes) override { return allocate(bytes); }
   std::unique_ptr<Moment> start_copy_from_host(const Tensor& out, const void* host, const Moment*) override {
     copy_from_host(out, host);
     return moment();

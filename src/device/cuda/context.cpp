@@ -152,8 +152,8 @@ Buffer Context::allocate_for_peers(std::size_t bytes) {
     cudaGetLastError();
     throw Error({.kind = ErrorKind::resource,
                  .where = name(),
-                 .what = text("not enough memory for ", bytes, " bytes that come from other GPUs: ",
-                              bytes_text(free_bytes()), " are free"),
+                 .what = text("not enough memory for ", bytes,
+                              " bytes that come from other GPUs: ", bytes_text(free_bytes()), " are free"),
                  .fix = "lower --tokens-per-batch or --max-memory"});
   }
   check(status, text("allocate memory on ", name()));

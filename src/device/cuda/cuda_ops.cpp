@@ -10,9 +10,9 @@
 #include "device/arguments.h"
 #include "device/cuda/attention.h"
 #include "device/cuda/context.h"
-#include "device/cuda/side_copies.h"
 #include "device/cuda/loader.h"
 #include "device/cuda/matmul.h"
+#include "device/cuda/side_copies.h"
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
 #include "kernels/check.h"
@@ -144,8 +144,6 @@ class CudaOps : public Ops {
     return text("cuda ", context_.model(), ", kernels of compute capability ", kernels_capability_ / 10, ".",
                 kernels_capability_ % 10, ", products by ", matmuls_.library());
   }
-  // Products run within 2% of their best rate from 4,096 tokens on, attention needs as many tiles as it can get.
-  std::int64_t good_batch_tokens() const override { return 8192; }
   void synchronize() override;
 
   Buffer allocate(std::size_t bytes) override;
@@ -157,7 +155,7 @@ class CudaOps : public Ops {
   std::unique_ptr<Mark> mark() override;
   std::unique_ptr<Moment> moment() override;
   void follow(const Moment& moment) override;
-  Buffer allocate_inbox(std::size_t bytes) override { return context_.allocate_for_peers(bytes); }
+  Buffer allocate_shared(std::size_t bytes) override { return context_.allocate_for_peers(bytes); }
   std::unique_ptr<Moment> start_copy_from_host(const Tensor& out, const void* host, const Moment* after) override;
   bool reaches(const Ops& other) const override;
   std::unique_ptr<Moment> send(const Send& args) override;
@@ -272,7 +270,8 @@ std::unique_ptr<Moment> CudaOps::start_copy_from_host(const Tensor& out, const v
   check_tensor("start_copy_from_host", "out", out);
   context_.use();
   if (arrivals_.get() == nullptr) {
-    kernels::check(cudaStreamCreateWithFlags(arrivals_.out(), cudaStreamNonBlocking), text("make a stream on ", name()));
+    kernels::check(cudaStreamCreateWithFlags(arrivals_.out(), cudaStreamNonBlocking),
+                   text("make a stream on ", name()));
   }
   let_precede(after, arrivals_.get());
   kernels::check(cudaMemcpyAsync(out.data, host, bytes_of(out), cudaMemcpyHostToDevice, arrivals_.get()),

@@ -142,8 +142,8 @@ Loading::Loading(Context& context, Loader& loader, std::vector<QueuedLoad> loads
       loader_(loader),
       plan_(std::move(loads)),
       doing_(text("load weights to ", context.name())),
-      num_threads_(std::min({kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1),
-                             plan_.pieces.size()})) {
+      num_threads_(std::min(
+          {kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1), plan_.pieces.size()})) {
   context.use();
   if (plan_.converts) staging_ = context.allocate(num_threads_ * kStagingBytes);
   check(cudaEventCreateWithFlags(places_ready_.out(), cudaEventDisableTiming), doing_);
