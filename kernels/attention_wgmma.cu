@@ -47,7 +47,6 @@ struct Barriers {
   PhaseBarrier values_are_here[kPlaces], values_are_read[kPlaces];
   PhaseBarrier turns[2];    // of the computing warpgroups
   PhaseBarrier written[2];  // all threads of one have written their results
-  PhaseBarrier swept;       // all have gone through the block's tiles
 };
 
 /// The n-th use of a ring of places.
@@ -340,15 +339,13 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma_kernel(const Atte
       barriers.turns[group].init(kWarps);
       barriers.written[group].init(kGroup);
     }
-    barriers.swept.init(kThreads);
     found_non_finite = 0;
   }
   __syncthreads();
   const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);
   const auto sweep_all = [&](auto& worker) {
     worker.sweep(false);
-    barriers.swept.arrive();
-    barriers.swept.wait(0);
+    wait_for_block<kThreads>();
     if (found_non_finite != 0) worker.sweep(true);
   };
   if (group == 0) {

@@ -11,6 +11,11 @@ namespace layerprobe {
 /// A row's sums are taken in one fixed tree, the same on every device: lane l of 32 adds the elements l, l + 32,
 /// l + 64, ... one after the other; then lane l takes lane l + 16, l + 8, l + 4, l + 2, l + 1. Rows are added in order.
 /// NaN and infinite elements are counted and left out of everything else.
+struct RowSums {  // of one row
+  double sum, sum_of_squares, min, max, abs_max;
+  std::int64_t abs_max_column, nan_count, inf_count;
+};
+
 struct Statistics {
   std::int64_t count = 0;  // of all elements, NaN and infinite ones too
   double sum = 0;
@@ -33,7 +38,23 @@ struct Statistics {
     return std::sqrt(variance > 0 ? variance : 0.0);
   }
 
-  /// Adds what follows: a row, or the statistics of later rows. `other`'s rows are counted from `first_row`.
+  /// Adds the row that follows, of `columns` elements.
+  void append(const RowSums& row, std::int64_t columns) {
+    append({.count = columns,
+            .sum = row.sum,
+            .sum_of_squares = row.sum_of_squares,
+            .min = row.min,
+            .max = row.max,
+            .abs_max = row.abs_max,
+            .abs_max_row = row.abs_max_column < 0 ? -1 : 0,
+            .abs_max_column = row.abs_max_column,
+            .nan_count = row.nan_count,
+            .inf_count = row.inf_count,
+            .first_non_finite_row = row.nan_count + row.inf_count > 0 ? 0 : -1},
+           count / columns);
+  }
+
+  /// Adds the statistics of the rows that follow. `other`'s rows are counted from `first_row`.
   void append(const Statistics& other, std::int64_t first_row) {
     count += other.count;
     sum += other.sum;

@@ -169,7 +169,6 @@ void Recorder::record_selected(std::size_t point, const Batch& batch, std::int64
     cu_rows[i] = std::clamp<std::int64_t>(layout_.rows.cu_rows[first + i] - batch_row - first_row, 0, value.rows);
   }
   take_statistics(record, cu_rows, value);
-  if (!last) ops_.synchronize();  // the rows that follow are appended to these statistics
   if (layout_.points[point].stored) copy_rows(record, batch_row + first_row, value);
   if (last) end_record(record);
 }

@@ -279,8 +279,8 @@ class Ops {
   virtual void add(const Add& args) = 0;
 
   struct AppendStatistics {
-    std::span<Statistics> out;              // [num_prompts], on the host; read at once, complete once a mark() or
-                                            // synchronize() after the call has passed
+    std::span<Statistics> out;              // [num_prompts], on the host; complete once a mark() or synchronize()
+                                            // after the call has passed
     Tensor x;                               // [num_rows, width]
     std::span<const std::int64_t> cu_rows;  // [num_prompts + 1], on the host: where each prompt's rows begin
   };

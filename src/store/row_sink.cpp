@@ -28,7 +28,12 @@ RowSink::RowSink(const File& file, const Contents& contents) : file_(file), cont
     const Extent& extent = contents.captures[point];
     datasets.push_back({.offset = extent.offset, .bytes = extent.bytes, .row_bytes = contents.row_bytes(point)});
   }
-  space_.emplace(file, datasets);
+  space_.emplace(
+      [this](std::uint64_t offset, std::uint64_t bytes) {
+        if (mapping_) return mapping_->allocate(offset, bytes);
+        file_.allocate(offset, bytes);
+      },
+      datasets);
 }
 
 void RowSink::write(std::size_t point, std::uint64_t begin, std::span<const std::byte> rows) {

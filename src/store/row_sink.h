@@ -39,8 +39,8 @@ class RowSink {
   const File& file_;
   const Contents& contents_;
   std::optional<DirectFile> direct_;   // on a disk
-  std::optional<SpaceAhead> space_;    // in memory
   std::optional<MappedFile> mapping_;  // in memory, where the system maps it
+  std::optional<SpaceAhead> space_;    // in memory; ends before the mapping does
 };
 
 }  // namespace layerprobe::store

@@ -10,13 +10,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr unsigned kMostThreads = 4;  // 18 GB/s where pages are huge: more than one GPU's captures
 constexpr std::uint64_t kPieceBytes = std::uint64_t{8} << 20;  // one to a few milliseconds: a stop waits for one
 
 }  // namespace
 
-SpaceAhead::SpaceAhead(const File& file, const std::vector<Dataset>& datasets) : file_(file) {
+SpaceAhead::SpaceAhead(Allocate allocate, const std::vector<Dataset>& datasets) : allocate_(std::move(allocate)) {
   for (const Dataset& dataset : datasets) progress_.push_back({.dataset = dataset});
-  thread_ = std::thread([this] { set_aside(); });
+  const unsigned threads = std::clamp(std::thread::hardware_concurrency() / 4, 1u, kMostThreads);
+  for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { set_aside(); });
 }
 
 SpaceAhead::~SpaceAhead() { stop(); }
@@ -44,7 +46,9 @@ void SpaceAhead::stop() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  if (thread_.joinable()) thread_.join();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
 }
 
 double SpaceAhead::waited_seconds() const {
@@ -54,29 +58,34 @@ double SpaceAhead::waited_seconds() const {
 
 void SpaceAhead::set_aside() {
   std::unique_lock lock(mutex_);
-  try {
-    while (Progress* const progress = stopping_ ? nullptr : next()) {
-      const std::uint64_t bytes = std::min(kPieceBytes, progress->dataset.bytes - progress->done);
-      const std::uint64_t offset = progress->dataset.offset + progress->done;
-      lock.unlock();
-      file_.allocate(offset, bytes);
-      lock.lock();
-      progress->done += bytes;
-      changed_.notify_all();
+  while (Progress* const progress = stopping_ || problem_ ? nullptr : next()) {
+    const std::uint64_t bytes = std::min(kPieceBytes, progress->dataset.bytes - progress->done);
+    const std::uint64_t offset = progress->dataset.offset + progress->done;
+    progress->is_growing = true;
+    lock.unlock();
+    std::exception_ptr problem;
+    try {
+      allocate_(offset, bytes);
+    } catch (...) {
+      problem = std::current_exception();
     }
-  } catch (...) {
-    lock.lock();  // only allocate() throws
-    problem_ = std::current_exception();
+    lock.lock();
+    progress->is_growing = false;
+    if (problem) {
+      if (!problem_) problem_ = problem;
+    } else {
+      progress->done += bytes;
+    }
     changed_.notify_all();
   }
 }
 
-/// Nothing when every dataset has its space.
+/// Nothing when every dataset has its space, or another thread is about the last of it.
 SpaceAhead::Progress* SpaceAhead::next() {
   Progress* behind = nullptr;
   for (Progress& progress : progress_) {
+    if (progress.is_growing || progress.done == progress.dataset.bytes) continue;
     if (progress.wanted > progress.done) return &progress;
-    if (progress.done == progress.dataset.bytes) continue;
     const auto rows = [](const Progress& of) { return of.done / of.dataset.row_bytes; };
     if (behind == nullptr || rows(progress) < rows(*behind)) behind = &progress;
   }

@@ -242,21 +242,8 @@ void CpuOps::append_statistics(const AppendStatistics& args) {
     }
   });
   for (std::size_t prompt = 0; prompt < args.out.size(); ++prompt) {
-    std::int64_t rows_before = args.out[prompt].count / args.x.columns;
     for (std::int64_t row = args.cu_rows[prompt]; row < args.cu_rows[prompt + 1]; ++row) {
-      const RowSums& sums = row_sums_[static_cast<std::size_t>(row)];
-      args.out[prompt].append({.count = args.x.columns,
-                               .sum = sums.sum,
-                               .sum_of_squares = sums.sum_of_squares,
-                               .min = sums.min,
-                               .max = sums.max,
-                               .abs_max = sums.abs_max,
-                               .abs_max_row = sums.abs_max_column < 0 ? -1 : 0,
-                               .abs_max_column = sums.abs_max_column,
-                               .nan_count = sums.nan_count,
-                               .inf_count = sums.inf_count,
-                               .first_non_finite_row = sums.nan_count + sums.inf_count > 0 ? 0 : -1},
-                              rows_before++);
+      args.out[prompt].append(row_sums_[static_cast<std::size_t>(row)], args.x.columns);
     }
   }
 }

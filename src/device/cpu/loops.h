@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "base/statistics.h"
 #include "device/ops.h"
 
 namespace layerprobe::device::cpu {
@@ -12,12 +13,6 @@ namespace layerprobe::device::cpu {
 struct Rows {
   std::int64_t first;
   std::int64_t last;
-};
-
-/// row_statistics of one row, as base/statistics.h defines them.
-struct RowSums {
-  double sum, sum_of_squares, min, max, abs_max;
-  std::int64_t abs_max_column, nan_count, inf_count;
 };
 
 /// A plain matrix of f32 beside a tensor: what oneDNN reads and writes.

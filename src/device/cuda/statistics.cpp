@@ -2,82 +2,69 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
-#include "kernels/append_statistics.h"
 #include "kernels/check.h"
+#include "kernels/row_sums.h"
 
 namespace layerprobe::device::cuda {
 namespace {
 
-constexpr std::size_t kChunkBytes = std::size_t{1} << 20;  // of 10,000 prompts
-constexpr std::size_t kAlignment = 256;
-
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // of 60,000 rows
 
 }  // namespace
 
-/// Blocks have sizes of powers of two, by their memory on the device; on the host they need less.
-StatisticsQueue::Block StatisticsQueue::free_block(std::size_t device_bytes, std::size_t host_bytes) {
-  const std::size_t bytes = std::bit_ceil(device_bytes);
+/// Blocks have sizes of powers of two.
+StatisticsQueue::Block StatisticsQueue::free_block(std::size_t bytes) {
+  bytes = std::bit_ceil(bytes);
   {
     const std::lock_guard lock(mutex_);
-    std::vector<Block>& blocks = free_[bytes];
-    const auto fits = std::ranges::find_if(blocks, [&](const Block& block) { return block.host_bytes >= host_bytes; });
-    if (fits != blocks.end()) {
-      Block block = std::move(*fits);
-      blocks.erase(fits);
+    if (std::vector<Block>& blocks = free_[bytes]; !blocks.empty()) {
+      Block block = std::move(blocks.back());
+      blocks.pop_back();
       return block;
     }
   }
-  const std::size_t on_host = std::bit_ceil(aligned(host_bytes));
-  if (chunk_bytes_ - chunk_used_ < on_host) {
-    chunks_.emplace_back();
-    chunk_bytes_ = std::max(on_host, kChunkBytes);
+  if (chunk_bytes_ - chunk_used_ < bytes) {
+    chunk_bytes_ = std::max(bytes, kChunkBytes);
     chunk_used_ = 0;
-    kernels::check(cudaMallocHost(chunks_.back().out(), chunk_bytes_), "allocate pinned memory");
+    chunks_.push_back(context_.allocate_on_host(chunk_bytes_));
   }
   Block block{.bytes = bytes,
-              .host_bytes = on_host,
               .on_device = context_.allocate(bytes),
-              .on_host = static_cast<std::byte*>(chunks_.back().get()) + chunk_used_};
-  chunk_used_ += on_host;
+              .on_host = static_cast<std::byte*>(chunks_.back().data()) + chunk_used_};
+  chunk_used_ += bytes;
   return block;
 }
 
 void StatisticsQueue::add(const Ops::AppendStatistics& args) {
   if (args.x.rows == 0) return;
-  // What the prompts have so far and where their rows begin go together: each copy takes some microseconds.
-  const std::size_t out_bytes = args.out.size_bytes(), start_bytes = out_bytes + args.cu_rows.size_bytes();
-  const std::size_t sums_at = aligned(start_bytes);
-  Block block = free_block(sums_at + static_cast<std::size_t>(args.x.rows) * sizeof(kernels::RowSums), start_bytes);
-  std::memcpy(block.on_host, args.out.data(), out_bytes);
-  std::memcpy(block.on_host + out_bytes, args.cu_rows.data(), args.cu_rows.size_bytes());
-  auto* const on_device = static_cast<std::byte*>(block.on_device.data());
-  kernels::check(cudaMemcpyAsync(on_device, block.on_host, start_bytes, cudaMemcpyHostToDevice, context_.stream()),
-                 "copy statistics");
-  const kernels::AppendStatistics call{.out = reinterpret_cast<Statistics*>(on_device),
-                                       .row_sums = reinterpret_cast<kernels::RowSums*>(on_device + sums_at),
-                                       .x = {args.x.data, args.x.row_stride},
-                                       .cu_rows = reinterpret_cast<const std::int64_t*>(on_device + out_bytes),
-                                       .num_prompts = static_cast<std::int64_t>(args.out.size()),
-                                       .num_rows = args.x.rows,
-                                       .columns = args.x.columns,
-                                       .dtype = args.x.dtype};
-  kernels::sum_rows(call, context_.stream());
+  const std::size_t bytes = static_cast<std::size_t>(args.x.rows) * sizeof(RowSums);
+  Block block = free_block(bytes);
+  kernels::row_sums({.out = static_cast<RowSums*>(block.on_device.data()),
+                     .x = {args.x.data, args.x.row_stride},
+                     .num_rows = args.x.rows,
+                     .columns = args.x.columns,
+                     .dtype = args.x.dtype},
+                    context_.stream());
   copies_.operations_queued();
-  // A prompt's rows are added one after the other, which leaves a GPU idle: the next operations go on beside it.
   copies_.follow_operations();
-  kernels::append_rows(call, copies_.stream());
-  kernels::check(cudaMemcpyAsync(block.on_host, on_device, out_bytes, cudaMemcpyDeviceToHost, copies_.stream()),
-                 "copy statistics");
-  waiting_.push_back({args.out, std::move(block)});
+  kernels::check(
+      cudaMemcpyAsync(block.on_host, block.on_device.data(), bytes, cudaMemcpyDeviceToHost, copies_.stream()),
+      "copy statistics");
+  waiting_.push_back({args.out, {args.cu_rows.begin(), args.cu_rows.end()}, args.x.columns, std::move(block)});
 }
 
 std::vector<StatisticsQueue::Waiting> StatisticsQueue::take() { return std::exchange(waiting_, {}); }
 
 void StatisticsQueue::deliver(std::vector<Waiting> waiting) {
-  for (const Waiting& each : waiting) std::memcpy(each.out.data(), each.block.on_host, each.out.size_bytes());
+  for (const Waiting& each : waiting) {
+    const auto* const sums = static_cast<const RowSums*>(each.block.on_host);
+    for (std::size_t prompt = 0; prompt < each.out.size(); ++prompt) {
+      for (std::int64_t row = each.cu_rows[prompt]; row < each.cu_rows[prompt + 1]; ++row) {
+        each.out[prompt].append(sums[row], each.columns);
+      }
+    }
+  }
   discard(std::move(waiting));
 }
 

@@ -1,12 +1,8 @@
 // A warp takes a row, so that its 32 lanes are those of base/statistics.h and the tree is the shuffles' own. Squares of
 // f32 and narrower are exact in f64, so that a fused product and sum has the same bits; those of f64 are rounded first.
 // A sum that is not finite says that an element was not, and the row is gone through again with an eye on each element.
-// Bound by instructions, about eleven an element, closely followed by memory bandwidth.
-//
-// Then a warp takes a prompt: a lane reads a row's sums, and all of them add the 32 rows' up in order: that takes as
-// long as the longest prompt has rows. Measured with the copies to and from the host: 68 us on an H100 80GB for 8
-// prompts of [1024, 4096] bf16, by layerprobe_bench_device.
-#include "kernels/append_statistics.h"
+// Bound by memory bandwidth, closely followed by instructions, about eleven an element.
+#include "kernels/row_sums.h"
 
 #include "kernels/check.h"
 #include "kernels/dispatch.cuh"
@@ -93,7 +89,7 @@ __device__ Lane<Scalar<T>> lane_of_row(const T* x, int columns) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(32 * kWarps) row_sums_kernel(AppendStatistics args) {
+__global__ void __launch_bounds__(32 * kWarps) row_sums_kernel(RowStatistics args) {
   using A = Scalar<T>;
   const std::int64_t row = std::int64_t{blockIdx.x} * kWarps + threadIdx.y;
   if (row >= args.num_rows) return;
@@ -116,85 +112,23 @@ __global__ void __launch_bounds__(32 * kWarps) row_sums_kernel(AppendStatistics 
     lane.inf_count += __shfl_down_sync(kAllLanes, lane.inf_count, distance);
   }
   if (threadIdx.x != 0) return;
-  args.row_sums[row] = {.sum = lane.sum,
-                        .sum_of_squares = lane.sum_of_squares,
-                        .min = lane.min + 0.0,  // no negative zero, whichever came first
-                        .max = lane.max + 0.0,
-                        .abs_max = largest.magnitude,
-                        .abs_max_column = largest.index,
-                        .nan_count = lane.nan_count,
-                        .inf_count = lane.inf_count};
-}
-
-__global__ void __launch_bounds__(32) append_rows_kernel(AppendStatistics args) {
-  const std::int64_t begin = args.cu_rows[blockIdx.x], end = args.cu_rows[blockIdx.x + 1];
-  Statistics& out = args.out[blockIdx.x];
-  const std::int64_t rows_before = out.count / args.columns;
-  double sum = out.sum, sum_of_squares = out.sum_of_squares, min = out.min, max = out.max;
-  Place<double> largest{out.abs_max, out.abs_max_row, out.abs_max_column};
-  std::int64_t nan_count = 0, inf_count = 0, first_non_finite = INT64_MAX;
-  const auto row_of = [&](std::int64_t base) {  // that some lanes read the first again is no harm
-    return base + threadIdx.x < end ? base + threadIdx.x : base;
-  };
-  RowSums next = begin < end ? args.row_sums[row_of(begin)] : RowSums{};
-  for (std::int64_t base = begin; base < end; base += 32) {
-    const int count = static_cast<int>(end - base < 32 ? end - base : 32);
-    const bool has_row = static_cast<int>(threadIdx.x) < count;
-    const RowSums sums = next;
-    if (base + 32 < end) next = args.row_sums[row_of(base + 32)];  // on its way while these are added
-    const std::int64_t place = rows_before + row_of(base) - begin;
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      sum += __shfl_sync(kAllLanes, sums.sum, i);
-      sum_of_squares += __shfl_sync(kAllLanes, sums.sum_of_squares, i);
-    }
-    min = sums.min < min ? sums.min : min;
-    max = sums.max > max ? sums.max : max;
-    largest.take({sums.abs_max, sums.abs_max_column < 0 ? -1 : place, sums.abs_max_column});
-    if (has_row) {
-      nan_count += sums.nan_count;
-      inf_count += sums.inf_count;
-    }
-    if (sums.nan_count + sums.inf_count > 0 && place < first_non_finite) first_non_finite = place;
-  }
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const double other_min = __shfl_down_sync(kAllLanes, min, distance);
-    const double other_max = __shfl_down_sync(kAllLanes, max, distance);
-    min = other_min < min ? other_min : min;
-    max = other_max > max ? other_max : max;
-    largest.take(largest.from(distance));
-    nan_count += __shfl_down_sync(kAllLanes, nan_count, distance);
-    inf_count += __shfl_down_sync(kAllLanes, inf_count, distance);
-    const std::int64_t other_first = __shfl_down_sync(kAllLanes, first_non_finite, distance);
-    first_non_finite = other_first < first_non_finite ? other_first : first_non_finite;
-  }
-  if (threadIdx.x != 0) return;
-  out.count += (end - begin) * args.columns;
-  out.sum = sum;
-  out.sum_of_squares = sum_of_squares;
-  out.min = min;
-  out.max = max;
-  out.abs_max = largest.magnitude;
-  out.abs_max_row = largest.index;
-  out.abs_max_column = largest.column;
-  out.nan_count += nan_count;
-  out.inf_count += inf_count;
-  if (out.first_non_finite_row < 0 && first_non_finite != INT64_MAX) out.first_non_finite_row = first_non_finite;
+  args.out[row] = {.sum = lane.sum,
+                   .sum_of_squares = lane.sum_of_squares,
+                   .min = lane.min + 0.0,  // no negative zero, whichever came first
+                   .max = lane.max + 0.0,
+                   .abs_max = largest.magnitude,
+                   .abs_max_column = largest.index,
+                   .nan_count = lane.nan_count,
+                   .inf_count = lane.inf_count};
 }
 
 }  // namespace
 
-void sum_rows(const AppendStatistics& args, cudaStream_t stream) {
+void row_sums(const RowStatistics& args, cudaStream_t stream) {
   if (args.num_rows == 0) return;  // an empty grid is a launch error
   const auto blocks = static_cast<unsigned>((args.num_rows + kWarps - 1) / kWarps);
   dispatch(args.dtype, [&]<typename T>() { row_sums_kernel<T><<<blocks, dim3(32, kWarps), 0, stream>>>(args); });
-  check(cudaGetLastError(), "launch append_statistics");
-}
-
-void append_rows(const AppendStatistics& args, cudaStream_t stream) {
-  append_rows_kernel<<<static_cast<unsigned>(args.num_prompts), 32, 0, stream>>>(args);
-  check(cudaGetLastError(), "launch append_statistics");
+  check(cudaGetLastError(), "launch row_sums");
 }
 
 }  // namespace layerprobe::kernels
