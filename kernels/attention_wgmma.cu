@@ -47,6 +47,7 @@ struct Barriers {
   PhaseBarrier values_are_here[kPlaces], values_are_read[kPlaces];
   PhaseBarrier turns[2];    // of the computing warpgroups
   PhaseBarrier written[2];  // all threads of one have written their results
+  PhaseBarrier swept;       // all have gone through the block's tiles
 };
 
 /// The n-th use of a ring of places.
@@ -249,7 +250,7 @@ class Computer {
     ++values_.n;
 
     divide_by_sum<kDim>(out, rows);
-    if (!is_finite<kDim>(out, tile, first_query)) *shared_.found_non_finite = 1;
+    if (!is_finite<kDim>(out, tile, first_query)) atomicOr(shared_.found_non_finite, 1);
     store_rows<kDim>(out, tile, args_.out.row_stride, first_query, args_.head_dim);
     if (!clean) return;
     barriers.written[group_].arrive();
@@ -339,14 +340,16 @@ __global__ void __launch_bounds__(kThreads, 1) attention_wgmma_kernel(const Atte
       barriers.turns[group].init(kWarps);
       barriers.written[group].init(kGroup);
     }
+    barriers.swept.init(kThreads);
     found_non_finite = 0;
   }
   __syncthreads();
   const int group = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kGroup, 0);
   const auto sweep_all = [&](auto& worker) {
     worker.sweep(false);
-    wait_for_block<kThreads>();
-    if (found_non_finite != 0) worker.sweep(true);
+    barriers.swept.arrive();
+    barriers.swept.wait(0);
+    if (atomicOr(&found_non_finite, 0) != 0) worker.sweep(true);
   };
   if (group == 0) {
     give_back_registers<56>();

@@ -31,12 +31,6 @@ __device__ inline std::uint32_t swizzled(std::uint32_t row, std::uint32_t piece)
   return row * 128 + (piece ^ row % 8) * 16;
 }
 
-/// As __syncthreads, from wherever the block's kThreads threads are.
-template <int kThreads>
-__device__ void wait_for_block() {
-  asm volatile("barrier.sync 1, %0;" ::"n"(kThreads) : "memory");
-}
-
 /// Before products whose registers other instructions have written.
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 /// Ends a group of products: what wait_for_products counts.
