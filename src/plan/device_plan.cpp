@@ -71,7 +71,14 @@ class Planner {
     out.work.num_micro_batches = count_micro_batches(prompts_, tokens_per_batch);
     out.work.output_seconds = static_cast<double>(request_.output_bytes) / rates_.disk_write_bytes;
     out.reserve = reserve_of(config_, plan_, prompts_, tokens_per_batch, is_gpu_, devices_.size());
-    out.placement = placement::place(request_for(out));
+    try {
+      out.placement = placement::place(request_for(out));
+    } catch (const Error& error) {  // it is to name a limit with which all fits that streaming takes
+      if (error.kind() != ErrorKind::resource) throw;
+      const std::int64_t largest = largest_micro_batch(prompts_, tokens_per_batch);
+      out.reserve.states_bytes = wave_states(config_, plan_.dtype, largest, out.work.num_micro_batches, 1).rotations();
+      out.placement = placement::place(request_for(out));
+    }
     out.prediction = placement::predict(out.work, out.placement);
     return out.placement.streams() ? with_states(out) : out;
   }
