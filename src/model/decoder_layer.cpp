@@ -10,20 +10,20 @@ namespace layerprobe::model {
 namespace {
 
 /// Each activation and its width, in one place for sizes and for the tensors themselves.
-std::array<std::pair<device::Tensor Activations::*, std::int64_t>, 11> widths(const ModelConfig& config) {
+std::array<std::pair<device::Tensor LayerValues::*, std::int64_t>, 11> widths(const ModelConfig& config) {
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t qkv = config.query_size() + 2 * config.key_value_size();
-  return {{{&Activations::hidden_states, hidden},
-           {&Activations::next_hidden_states, hidden},
-           {&Activations::residual, hidden},
-           {&Activations::normed, hidden},
-           {&Activations::qkv, qkv},
-           {&Activations::attn_weighted, config.query_size()},
-           {&Activations::block_output, hidden},
-           {&Activations::gate_up, 2 * config.intermediate_size},
-           {&Activations::activated, config.intermediate_size},
-           {&Activations::cos, config.head_dim / 2},
-           {&Activations::sin, config.head_dim / 2}}};
+  return {{{&LayerValues::hidden_states, hidden},
+           {&LayerValues::next_hidden_states, hidden},
+           {&LayerValues::residual, hidden},
+           {&LayerValues::normed, hidden},
+           {&LayerValues::qkv, qkv},
+           {&LayerValues::attn_weighted, config.query_size()},
+           {&LayerValues::block_output, hidden},
+           {&LayerValues::gate_up, 2 * config.intermediate_size},
+           {&LayerValues::activated, config.intermediate_size},
+           {&LayerValues::cos, config.head_dim / 2},
+           {&LayerValues::sin, config.head_dim / 2}}};
 }
 
 std::size_t aligned_bytes(Dtype dtype, std::int64_t tokens, std::int64_t width) {
@@ -38,24 +38,29 @@ std::size_t Activations::bytes(const ModelConfig& config, Dtype dtype, std::int6
   return total;
 }
 
-Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops)
-    : buffer_(ops.allocate(bytes(config, dtype, max_tokens))) {
+Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops,
+                         bool are_sent)
+    : buffer_(are_sent ? ops.allocate_shared(bytes(config, dtype, max_tokens))
+                       : ops.allocate(bytes(config, dtype, max_tokens))) {
   auto* next = static_cast<std::byte*>(buffer_.data());
   for (const auto& [tensor, width] : widths(config)) {
-    this->*tensor = device::Tensor::contiguous(next, dtype, max_tokens, width);
+    values_.*tensor = device::Tensor::contiguous(next, dtype, max_tokens, width);
     next += aligned_bytes(dtype, max_tokens, width);
   }
 }
 
-void Activations::resize(std::int64_t num_tokens) {
-  for (device::Tensor* tensor : {&hidden_states, &next_hidden_states, &residual, &normed, &qkv, &attn_weighted,
-                                 &block_output, &gate_up, &activated, &cos, &sin}) {
+LayerValues Activations::values(std::int64_t num_tokens) const {
+  LayerValues out = values_;
+  for (device::Tensor* tensor :
+       {&out.hidden_states, &out.next_hidden_states, &out.residual, &out.normed, &out.qkv, &out.attn_weighted,
+        &out.block_output, &out.gate_up, &out.activated, &out.cos, &out.sin}) {
     tensor->rows = num_tokens;
   }
+  return out;
 }
 
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
-                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, Activations& a,
+                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, const LayerValues& a,
                            const Observe& observe) {
   const std::int64_t query_size = config.query_size();
   const std::int64_t key_value_size = config.key_value_size();

@@ -23,19 +23,11 @@ struct Observe {
   }
 };
 
-/// Memory for one micro-batch going through layers: all values of one layer, and the residual stream on both sides of
-/// it, so that what leaves a layer is not written over while it is being copied out. Tensors are [max_tokens, width].
-class Activations {
- public:
-  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops);
-
-  /// The same memory for this many tokens, at most max_tokens.
-  void resize(std::int64_t num_tokens);
-
-  static std::size_t bytes(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens);
-
+/// All values of one layer for one micro-batch, and the residual stream on both sides of it, so that what leaves a
+/// layer need not be written over what entered while that is being copied out. Tensors are [num_tokens, width].
+struct LayerValues {
   device::Tensor hidden_states;       // [num_tokens, hidden_size], enters the layer
-  device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it
+  device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it; may be hidden_states
   device::Tensor residual;            // [num_tokens, hidden_size], between attention and MLP
   device::Tensor normed;              // [num_tokens, hidden_size]
   device::Tensor qkv;                 // [num_tokens, query_size + 2 * key_value_size]
@@ -44,8 +36,21 @@ class Activations {
   device::Tensor gate_up;             // [num_tokens, 2 * intermediate_size]
   device::Tensor activated;           // [num_tokens, intermediate_size]
   device::Tensor cos, sin;            // [num_tokens, head_dim / 2]
+};
+
+/// Memory for them.
+class Activations {
+ public:
+  /// `are_sent`: to other devices.
+  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops, bool are_sent);
+
+  /// For this many tokens, at most max_tokens.
+  LayerValues values(std::int64_t num_tokens) const;
+
+  static std::size_t bytes(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens);
 
  private:
+  LayerValues values_;  // of max_tokens
   device::Buffer buffer_;
 };
 
@@ -53,7 +58,7 @@ class Activations {
 /// ([num_prompts + 1]) begins with 0 and ends with the number of tokens; a.cos and a.sin are filled. Line by line
 /// transformers' LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer and Qwen3DecoderLayer.
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
-                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, Activations& a,
+                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, const LayerValues& a,
                            const Observe& observe);
 
 }  // namespace layerprobe::model
