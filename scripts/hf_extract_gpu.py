@@ -2,7 +2,8 @@
 """What `extract-all` is with transformers on a GPU, timed. Prints one JSON line.
 
 usage: hf_extract_gpu.py FOLDER INPUT_IDS.json [--modes forward,hooks,...] [--batch 8] [--dtype bfloat16]
-                         [--seconds 5] [--out FILE.h5] [--device-map cuda] [--base-model] [--no-warm-up]
+                         [--seconds 5] [--out FILE.h5] [--device-map cuda] [--max-memory JSON] [--base-model]
+                         [--no-warm-up]
 
 INPUT_IDS.json is a list of ids a prompt. Prompts of several lengths are sorted and padded, a batch to its longest.
 
@@ -43,7 +44,11 @@ class Job:
         self.dtype = getattr(torch, options.dtype)
         start = time.perf_counter()
         kind = AutoModel if options.base_model else AutoModelForCausalLM
-        model = kind.from_pretrained(options.folder, dtype=self.dtype, device_map=options.device_map).eval()
+        limits = {}
+        if options.max_memory:  # {"0": "6GB", "cpu": "100GB"}
+            given = json.loads(options.max_memory)
+            limits["max_memory"] = {int(name) if name.isdigit() else name: size for name, size in given.items()}
+        model = kind.from_pretrained(options.folder, dtype=self.dtype, device_map=options.device_map, **limits).eval()
         self.decoder = model if options.base_model else model.model
         self.is_gpu = self.decoder.device.type == "cuda"
         self.synchronize()
@@ -72,8 +77,8 @@ class Job:
         return batches
 
     def synchronize(self):
-        if self.is_gpu:
-            torch.cuda.synchronize()
+        for gpu in range(torch.cuda.device_count() if self.is_gpu else 0):
+            torch.cuda.synchronize(gpu)
 
     def forward(self, ids, mask):
         device = self.decoder.device
@@ -159,6 +164,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--out")
     parser.add_argument("--device-map", default="cuda")
+    parser.add_argument("--max-memory")
     parser.add_argument("--base-model", action="store_true")
     parser.add_argument("--no-warm-up", action="store_true")
     options = parser.parse_args()

@@ -49,19 +49,55 @@ Recorder::Slots Recorder::slots_of(std::size_t ring_bytes, const store::Layout& 
   return {.bytes = bytes, .count = std::max(kLeastSlots, std::min(ring_bytes / bytes, needed))};
 }
 
+void Gathering::commit_if_due() {
+  if (writer_ == nullptr) return;
+  const std::unique_lock lock(commit_mutex_, std::try_to_lock);
+  if (!lock || Clock::now() - last_commit_ < commit_every_) return;
+  writer_->commit();
+  last_commit_ = Clock::now();
+}
+
+void Gathering::commit() {
+  if (writer_ == nullptr) return;
+  const std::lock_guard lock(commit_mutex_);
+  writer_->commit();
+  last_commit_ = Clock::now();
+}
+
+void Gathering::add(std::size_t point, std::int64_t first_prompt, std::span<const Statistics> prompts) {
+  const std::lock_guard lock(mutex_);
+  Point& to = points_[point];
+  to.waiting.emplace(first_prompt, std::vector<Statistics>(prompts.begin(), prompts.end()));
+  for (auto next = to.waiting.begin(); next != to.waiting.end() && next->first == to.next_prompt;
+       next = to.waiting.erase(next)) {
+    for (const Statistics& prompt : next->second) {
+      to.all.append(prompt, to.rows);
+      to.rows += prompt.count / widths_[point];
+    }
+    to.next_prompt += static_cast<std::int64_t>(next->second.size());
+  }
+}
+
+std::vector<Statistics> Gathering::statistics() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Statistics> out;
+  for (const Point& point : points_) {
+    expect(point.waiting.empty(), "statistics of every prompt have come");
+    out.push_back(point.all);
+  }
+  return out;
+}
+
 Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer,
-                   Options options)
+                   Gathering& gathering, std::size_t ring_bytes)
     : ops_(ops),
       layout_(layout),
       keeps_mean_(keeps_mean),
       writer_(writer),
-      options_(options),
-      slots_(slots_of(options.ring_bytes > 0 ? options.ring_bytes : ops.capture_resources().ring_bytes, layout)),
+      gathering_(gathering),
+      slots_(slots_of(ring_bytes > 0 ? ring_bytes : ops.capture_resources().ring_bytes, layout)),
       full_(2 * slots_.count),
-      free_(slots_.count),
-      statistics_(layout.points.size()),
-      statistics_rows_(layout.points.size()),
-      last_commit_(Clock::now()) {
+      free_(slots_.count) {
   threads_.emplace_back([this] { make_slots(); });
   for (int i = 0; i < ops.capture_resources().writers; ++i) threads_.emplace_back([this] { write_parts(); });
 }
@@ -70,7 +106,7 @@ Recorder::~Recorder() {
   join();
   if (writer_ == nullptr || problem_) return;
   try {
-    writer_->commit();
+    gathering_.commit();
   } catch (const Error&) {  // what was committed before stays
   }
 }
@@ -179,8 +215,10 @@ void Recorder::push(Part part) {
 
 std::byte* Recorder::free_slot() {
   const Clock::time_point start = Clock::now();
+  is_waiting_ = true;
   const std::optional<std::byte*> slot = free_.pop();
-  waited_seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+  is_waiting_ = false;
+  waited_seconds_ = waited_seconds_ + std::chrono::duration<double>(Clock::now() - start).count();
   check_writers();
   expect(slot.has_value(), "slots come back until a writer fails");
   return *slot;
@@ -209,7 +247,7 @@ void Recorder::write_parts() {
         free_.push(part->slot);
       }
       finish_part(*part);
-      commit_if_due();
+      gathering_.commit_if_due();
     }
   } catch (...) {
     stop(std::current_exception());
@@ -238,23 +276,10 @@ void Recorder::finish_part(const Part& part) {
     writer_->write_statistics(record.point, prompt, record.per_prompt[i]);
     writer_->mark_complete(record.point, prompt);
   }
+  if (writer_ == nullptr) gathering_.add(record.point, record.first_prompt, record.per_prompt);
   lock.lock();
   record.parts_left = 0;
-  for (; !records_.empty() && records_.front().parts_left == 0; records_.pop_front()) {
-    const Record& first = records_.front();
-    for (const Statistics& prompt : first.per_prompt) {
-      statistics_[first.point].append(prompt, statistics_rows_[first.point]);
-      statistics_rows_[first.point] += prompt.count / layout_.points[first.point].point.width;
-    }
-  }
-}
-
-void Recorder::commit_if_due() {
-  if (writer_ == nullptr) return;
-  const std::unique_lock lock(commit_mutex_, std::try_to_lock);
-  if (!lock || Clock::now() - last_commit_ < options_.commit_every) return;
-  writer_->commit();
-  last_commit_ = Clock::now();
+  while (!records_.empty() && records_.front().parts_left == 0) records_.pop_front();
 }
 
 /// Whoever waits is woken and finds the problem.
@@ -284,7 +309,7 @@ void Recorder::join() {
 void Recorder::finish() {
   join();
   check_writers();
-  if (writer_ != nullptr) writer_->commit();
+  gathering_.commit();
 }
 
 }  // namespace layerprobe::capture

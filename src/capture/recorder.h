@@ -30,6 +30,46 @@ struct Batch {
   std::int64_t num_tokens() const { return cu_seqlens.back(); }
 };
 
+/// What the recorders of all devices of a run share: when the file is committed, and, where there is no file, the
+/// statistics of each point. Any thread.
+class Gathering {
+ public:
+  /// `writer` may be null. What was complete for `commit_every` is committed: no more work than that is lost in a
+  /// crash.
+  Gathering(const store::Layout& layout, store::Writer* writer, std::chrono::duration<double> commit_every)
+      : writer_(writer),
+        commit_every_(commit_every),
+        last_commit_(std::chrono::steady_clock::now()),
+        points_(layout.points.size()) {
+    for (const store::Layout::Point& point : layout.points) widths_.push_back(point.point.width);
+  }
+
+  void commit_if_due();
+  void commit();
+
+  /// Statistics of a point's prompts from `first_prompt` on. They may come in any order; they are put together in that
+  /// of the prompts, each of which comes once.
+  void add(std::size_t point, std::int64_t first_prompt, std::span<const Statistics> prompts);
+  /// Of each point, once all are there.
+  std::vector<Statistics> statistics() const;
+
+ private:
+  struct Point {
+    Statistics all;  // of the prompts before `next_prompt`
+    std::int64_t rows = 0;
+    std::int64_t next_prompt = 0;
+    std::map<std::int64_t, std::vector<Statistics>> waiting;  // by their first prompt
+  };
+
+  store::Writer* const writer_;
+  const std::chrono::duration<double> commit_every_;
+  std::mutex commit_mutex_;
+  std::chrono::steady_clock::time_point last_commit_;
+  mutable std::mutex mutex_;  // of what follows
+  std::vector<Point> points_;
+  std::vector<std::int64_t> widths_;
+};
+
 /// Brings the kept values from a device to the store: selects the rows, takes their statistics where the data is, and
 /// copies them, beside what the device does next, into one of a fixed number of slots on the host, from where threads
 /// write them.
@@ -38,15 +78,11 @@ struct Batch {
 /// next record() or by finish(). One thread calls.
 class Recorder {
  public:
-  struct Options {
-    std::size_t ring_bytes = 0;  // of all slots; 0: what the device likes
-    /// What was complete for this long is committed: no more work than that is lost in a crash.
-    std::chrono::duration<double> commit_every{10};
-  };
-
-  /// `writer` may be null (--output none): everything is done but the writing. `layout` and `writer` outlive this.
-  /// Slots are made in the background, while weights are loaded.
-  Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer, Options options);
+  /// `writer` may be null (--output none): everything is done but the writing. `ring_bytes` of all slots; 0: what the
+  /// device likes. All but the device may be shared with the recorders of other devices, and outlive this. Slots are
+  /// made in the background, while weights are loaded.
+  Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer, Gathering& gathering,
+           std::size_t ring_bytes);
   /// Writes and commits what was recorded, so that a run that stops half-way can be continued; drops what goes wrong
   /// then.
   ~Recorder();
@@ -64,9 +100,9 @@ class Recorder {
   /// Everything recorded is on the disk and marked complete.
   void finish();
 
-  /// Of each point, over what was recorded here, in the order it was recorded. After finish().
-  const std::vector<Statistics>& statistics() const { return statistics_; }
+  /// For slots that are free: for the writers. Any thread.
   double waited_seconds() const { return waited_seconds_; }
+  bool is_waiting() const { return is_waiting_; }
   std::uint64_t recorded_bytes() const { return recorded_bytes_; }
 
  private:
@@ -103,7 +139,6 @@ class Recorder {
   void write_parts();
   void wait_for(const Part& part) const;
   void finish_part(const Part& part);
-  void commit_if_due();
   void stop(std::exception_ptr problem);
   void check_writers();
   void join();
@@ -112,11 +147,12 @@ class Recorder {
   const store::Layout& layout_;
   const bool keeps_mean_;
   store::Writer* const writer_;
-  const Options options_;
+  Gathering& gathering_;
   const Slots slots_;
   device::Buffer scratch_;                   // selected rows on the device
   std::map<std::size_t, Record*> selected_;  // by point, that record_selected has begun
-  double waited_seconds_ = 0;
+  std::atomic<double> waited_seconds_ = 0;
+  std::atomic<bool> is_waiting_ = false;
   std::uint64_t recorded_bytes_ = 0;
 
   BoundedQueue<Part> full_;
@@ -124,14 +160,9 @@ class Recorder {
   std::vector<device::Buffer> chunks_;  // the slots' memory; make_slots' alone
   std::atomic<bool> stopped_ = false;
 
-  std::mutex mutex_;                           // of what follows
-  std::deque<Record> records_;                 // in the order they were begun, until they and all before are written
-  std::vector<Statistics> statistics_;         // of each point, of the records that are gone
-  std::vector<std::int64_t> statistics_rows_;  // rows in them
+  std::mutex mutex_;            // of what follows
+  std::deque<Record> records_;  // in the order they were begun, until they and all before are written
   std::exception_ptr problem_;
-
-  std::mutex commit_mutex_;
-  std::chrono::steady_clock::time_point last_commit_;
   std::vector<std::thread> threads_;
 };
 

@@ -65,7 +65,7 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
   command
       .add_option("--device-map", run_options.device_map,
                   "auto, balanced, balanced_low_0, sequential, cuda, cuda:N, cpu, a list (cuda:0,cuda:1), or a JSON "
-                  "object of modules and devices (@FILE.json); run takes one device for now: auto is the first GPU")
+                  "object of modules and devices (@FILE.json)")
       ->envname("DEVICE_MAP")
       ->capture_default_str()
       ->type_name("MAP");
@@ -75,6 +75,17 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
                   "GB is 10^9 bytes, GiB 2^30, and lower case means the same (all there is)")
       ->envname("MAX_MEMORY")
       ->type_name("SIZES");
+  command
+      .add_option("--replicas", run_options.num_replicas,
+                  "Pipelines that take micro-batches from one queue, with --device-map auto (as many as pay)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  command
+      .add_option("--transport", common.transport,
+                  "How hidden states go between devices: peer, straight; host, through its memory; auto: peer where "
+                  "that is possible and proven with data, unless NCCL_P2P_DISABLE is set")
+      ->capture_default_str()
+      ->type_name("auto|peer|host");
   command
       .add_option("--capture", request.capture,
                   "Patterns of points to keep instead of the test type's own, comma-separated or repeated; * stops "
@@ -100,6 +111,7 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
 
 runtime::RunOptions& finished(CommonArguments& common) {
   common.run.request.test_type = plan::parse_test_type(common.test_type);
+  common.run.transport = runtime::parse_transport(common.transport);
   for (std::string& prompt : common.run.input.prompts) {
     if (prompt.starts_with(kTextMark)) prompt.erase(0, 1);
   }

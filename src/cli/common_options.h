@@ -11,6 +11,7 @@ namespace layerprobe::cli {
 struct CommonArguments {
   runtime::RunOptions run;
   std::string test_type = "extract-all";
+  std::string transport = "auto";
   bool json = false;
   bool quiet = false;
 };

@@ -1,9 +1,7 @@
 #include <algorithm>
 #include <iostream>
-#include <limits>
 #include <memory>
 #include <optional>
-#include <thread>
 
 #include "base/bytes.h"
 #include "base/file.h"
@@ -13,9 +11,8 @@
 #include "cli/common_options.h"
 #include "cli/progress.h"
 #include "cli/table.h"
-#include "device/backends.h"
-#include "device/cpu/memory.h"
 #include "plan/device_plan.h"
+#include "runtime/device_needs.h"
 #include "runtime/prepared.h"
 #include "store/writer.h"
 
@@ -27,7 +24,6 @@ constexpr const char* kDefaultTokens = "64x1024";
 struct PlanArguments {
   CommonArguments common;
   std::string gpus;
-  std::int64_t num_replicas = 0;
 };
 
 /// All that is printed.
@@ -40,31 +36,6 @@ struct Answer {
 
   bool has_space() const { return !output_free_bytes || output_bytes <= *output_free_bytes; }
 };
-
-placement::Machine machine_of(const std::string& gpus, const std::string& max_memory) {
-  constexpr std::uint64_t kMostBytes = std::numeric_limits<std::int64_t>::max();  // where the system says nothing
-  placement::Machine machine{.gpus = {}, .host_bytes = std::min(device::cpu::available_bytes(), kMostBytes)};
-  if (!gpus.empty()) {
-    machine.gpus = placement::parse_gpus(gpus);
-    machine.host_bytes =
-        placement::parse_max_memory(max_memory).host.value_or(machine.host_bytes);  // of another machine
-    return machine;
-  }
-  for (const device::DeviceInfo& gpu : device::gpus()) {
-    const std::optional<placement::Device> device = placement::find_device(gpu.name);
-    if (gpu.is_supported && device) machine.gpus.push_back({*device, gpu.total_bytes});
-  }
-  return machine;
-}
-
-std::uint64_t output_bytes(const runtime::Prepared& prepared) {
-  store::Layout layout;
-  layout.points = prepared.plan.points;
-  layout.prompts = prepared.prompts;
-  layout.rows = prepared.plan.rows;
-  layout.top_k = prepared.plan.top_k;
-  return store::planned_bytes(layout);
-}
 
 /// "80GiB"; bytes where it is no whole number of a larger unit.
 std::string exact_size(std::uint64_t bytes) {
@@ -93,7 +64,8 @@ std::string flags_of(const PlanArguments& arguments, const placement::Machine& m
   std::string max_memory = options.max_memory;
   if (max_memory.empty() && !arguments.gpus.empty()) max_memory = max_memory_of(machine);
   if (!max_memory.empty()) flags += text(" --max-memory ", shown(max_memory));
-  if (arguments.num_replicas > 0) flags += text(" --replicas ", arguments.num_replicas);
+  if (options.num_replicas > 0) flags += text(" --replicas ", options.num_replicas);
+  if (options.transport != runtime::Transport::automatic) flags += text(" --transport ", arguments.common.transport);
   return text(flags, " --tokens-per-batch ", plan.tokens_per_batch);
 }
 
@@ -103,6 +75,7 @@ Json json_of(const plan::Reserve& reserve) {
   out.set("workspace_bytes", reserve.workspace_bytes);
   out.set("activations_bytes", reserve.activations_bytes);
   out.set("rings_bytes", reserve.rings_bytes);
+  out.set("states_bytes", reserve.states_bytes);
   return out;
 }
 
@@ -265,7 +238,7 @@ ExitCode plan_run(PlanArguments& arguments) {
   const bool takes_prompts =
       options.request.test_type == plan::TestType::full || options.request.test_type == plan::TestType::extract_all;
   if (options.input.kinds() == 0 && takes_prompts) options.input.random_tokens = kDefaultTokens;
-  const placement::Machine machine = machine_of(arguments.gpus, options.max_memory);
+  const placement::Machine machine = runtime::machine_of(options, arguments.gpus);
   Progress progress(arguments.common.quiet);
   const runtime::Prepared prepared(options, progress.watch());
 
@@ -273,18 +246,10 @@ ExitCode plan_run(PlanArguments& arguments) {
   answer.output = prepared.output(options);
   const bool writes = answer.output != "none";
   if (writes) {
-    answer.output_bytes = output_bytes(prepared);
+    answer.output_bytes = runtime::output_bytes(options, prepared);
     answer.output_free_bytes = free_bytes(answer.output);
   }
-  answer.plan = plan::plan_devices(prepared.config, prepared.checkpoint, prepared.plan, prepared.prompts,
-                                   {.device_map = options.device_map,
-                                    .max_memory = options.max_memory,
-                                    .num_replicas = arguments.num_replicas,
-                                    .machine = machine,
-                                    .num_cores = std::max(1u, std::thread::hardware_concurrency()),
-                                    .output_bytes = answer.output_bytes,
-                                    .model_in_memory = is_in_memory(prepared.checkpoint.path()),
-                                    .output_in_memory = writes && is_in_memory(answer.output)});
+  answer.plan = runtime::plan_devices(options, prepared, machine);
   answer.flags = flags_of(arguments, machine, answer.plan);
   if (arguments.common.json) {
     std::cout << json_of(answer, prepared).dump(2) << "\n";
@@ -311,11 +276,6 @@ void add_plan(CLI::App& app, Command& chosen) {
       ->add_option("--gpus", arguments->gpus,
                    "GPUs to plan for, by what may be taken of each: 8x80GiB, or 75GiB,40GiB (this machine's)")
       ->type_name("8x80GiB");
-  command
-      ->add_option("--replicas", arguments->num_replicas,
-                   "Pipelines that take micro-batches from one queue, with --device-map auto (as many as pay)")
-      ->check(CLI::PositiveNumber)
-      ->type_name("N");
   command->callback([&chosen, arguments] { chosen = [arguments] { return plan_run(*arguments); }; });
 }
 

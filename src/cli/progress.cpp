@@ -33,6 +33,12 @@ std::string line_of(const runtime::Watch::Step& step) {
   return text("running layers: ", percent, ", ", number_text(rate), " tokens x layers/s, ", left, " left");
 }
 
+/// "cuda:0 12.3 GB, embed_tokens, 0-15, waits for weights"
+std::string line_of(const runtime::DeviceState& device) {
+  return text(device.name, " ", bytes_text(device.memory_bytes), ", ", shortened(device.modules),
+              device.waits_for.empty() ? "" : text(", waits for ", device.waits_for));
+}
+
 }  // namespace
 
 Progress::Progress(bool quiet) : quiet_(quiet), on_terminal_(::isatty(STDERR_FILENO) == 1) {}
@@ -54,13 +60,23 @@ void Progress::show(const runtime::Watch::Step& step) {
   const auto now = std::chrono::steady_clock::now();
   if (now - last_ < (on_terminal_ ? std::chrono::seconds(1) : std::chrono::seconds(60))) return;
   last_ = now;
-  std::cerr << (on_terminal_ ? "\r\033[K" : "") << line_of(step) << (on_terminal_ ? "" : "\n") << std::flush;
-  line_is_open_ = on_terminal_;
+  std::vector<std::string> lines = {line_of(step)};
+  const auto devices = step.devices ? step.devices() : std::vector<runtime::DeviceState>();
+  for (std::size_t i = 0; devices.size() > 1 && i < devices.size(); ++i) lines.push_back("  " + line_of(devices[i]));
+  constexpr std::size_t kColumns = 79;  // a line that a terminal breaks in two could not be written over
+  for (std::string& line : lines) line = on_terminal_ ? line.substr(0, kColumns) : line;
+  end_line();
+  std::cerr << join(lines, "\n") << (on_terminal_ ? "" : "\n") << std::flush;
+  open_lines_ = on_terminal_ ? lines.size() : 0;
 }
 
+/// Clears them, with the cursor where the first began.
 void Progress::end_line() {
-  if (line_is_open_) std::cerr << "\r\033[K" << std::flush;
-  line_is_open_ = false;
+  if (open_lines_ == 0) return;
+  std::cerr << "\r\033[K";
+  for (std::size_t i = 1; i < open_lines_; ++i) std::cerr << "\033[A\033[K";
+  std::cerr << std::flush;
+  open_lines_ = 0;
 }
 
 }  // namespace layerprobe::cli

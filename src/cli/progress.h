@@ -8,11 +8,12 @@
 
 namespace layerprobe::cli {
 
-/// Shows a run's steps on stderr: one line that is written over once a second on a terminal, a line a minute elsewhere.
+/// Shows a run's steps on stderr: one line, and one a device where there are several, written over once a second on a
+/// terminal, once a minute elsewhere.
 class Progress {
  public:
   explicit Progress(bool quiet);
-  /// Ends the line that is being written over.
+  /// Ends what is being written over.
   ~Progress();
 
   runtime::Watch watch();
@@ -23,7 +24,7 @@ class Progress {
 
   bool quiet_;
   bool on_terminal_;
-  bool line_is_open_ = false;
+  std::size_t open_lines_ = 0;  // that are being written over
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 

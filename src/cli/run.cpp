@@ -51,6 +51,21 @@ Json ranked_json(const runtime::RunReport::Ranked& ranked) {
   return out;
 }
 
+Json device_json(const runtime::RunReport::Device& device) {
+  Json out;
+  out.set("name", device.name);
+  out.set("modules", device.modules);
+  out.set("replica", device.replica);
+  out.set("most_bytes", device.most_bytes);
+  out.set("busy_seconds", device.busy_seconds);
+  out.set("busy_share", device.busy_share);
+  out.set("waited_for_weights_seconds", device.waited_for_weights_seconds);
+  out.set("waited_for_upstream_seconds", device.waited_for_upstream_seconds);
+  out.set("waited_for_downstream_seconds", device.waited_for_downstream_seconds);
+  out.set("waited_for_ring_seconds", device.waited_for_ring_seconds);
+  return out;
+}
+
 Json json_of(const runtime::RunReport& report) {
   Json out;
   out.set("output", report.output);
@@ -67,6 +82,26 @@ Json json_of(const runtime::RunReport& report) {
   out.set("run_seconds", report.run_seconds);
   out.set("total_seconds", report.total_seconds);
   out.set("waited_seconds", report.waited_seconds);
+  out.set("num_waves", report.num_waves);
+  Json predicted;
+  predicted.set("load_seconds", report.predicted.load_seconds);
+  predicted.set("run_seconds", report.predicted.run_seconds);
+  predicted.set("tokens_per_second", report.predicted.tokens_per_second);
+  predicted.set("binds", report.predicted.binds);
+  out.set("predicted", predicted);
+  Json devices(Json::Array{});
+  for (const runtime::RunReport::Device& device : report.devices) devices.push(device_json(device));
+  out.set("devices", devices);
+  Json transfers(Json::Array{});
+  for (const runtime::RunReport::Transfer& transfer : report.transfers) {
+    Json row;
+    row.set("from", transfer.from);
+    row.set("to", transfer.to);
+    row.set("transport", transfer.transport);
+    row.set("why", transfer.why);
+    transfers.push(row);
+  }
+  out.set("transfers", transfers);
   Json points(Json::Array{});
   for (const runtime::RunReport::Point& point : report.points) {
     Json row;
@@ -123,6 +158,39 @@ void print_statistics(const runtime::RunReport& report) {
   std::cout << table;
 }
 
+/// Where there is more to say than of one device that has all of it.
+void print_devices(const runtime::RunReport& report) {
+  if (report.devices.size() < 2 && report.num_waves == 0) return;
+  Table table({{"device", Table::Align::left},
+               {"memory"},
+               {"busy"},
+               {"waited for weights"},
+               {"upstream"},
+               {"downstream"},
+               {"ring"},
+               {"modules", Table::Align::left}});
+  const auto seconds = [](double value) { return number_text(value) + " s"; };
+  for (const runtime::RunReport::Device& device : report.devices) {
+    table.add_row(
+        {device.name, bytes_text(device.most_bytes), text(static_cast<int>(100 * device.busy_share + 0.5), "%"),
+         seconds(device.waited_for_weights_seconds), seconds(device.waited_for_upstream_seconds),
+         seconds(device.waited_for_downstream_seconds), seconds(device.waited_for_ring_seconds), device.modules});
+  }
+  std::cout << table;
+  std::vector<std::string> ways;
+  for (const runtime::RunReport::Transfer& transfer : report.transfers) {
+    ways.push_back(text(transfer.from, " to ", transfer.to, " by ", transfer.transport,
+                        transfer.why.empty() ? "" : text(" (", transfer.why, ")")));
+  }
+  if (!ways.empty()) std::cout << "hidden states: " << join(ways, ", ") << "\n";
+  if (report.num_waves > 0) {
+    std::cout << "streamed weights were read in " << counted(report.num_waves, "wave") << "\n";
+  }
+  const double rate = static_cast<double>(report.computed_tokens) / std::max(report.run_seconds, 1e-9);
+  std::cout << "predicted: " << number_text(report.predicted.tokens_per_second) << " tokens/s ("
+            << report.predicted.binds << " binds); measured: " << number_text(rate) << "\n";
+}
+
 void print(const runtime::RunReport& report) {
   if (report.was_finished) {
     std::cout << report.output << " is finished and matches; nothing to do\n";
@@ -140,6 +208,7 @@ void print(const runtime::RunReport& report) {
   if (report.waited_seconds >= 0.05)
     std::cout << "; compute waited " << number_text(report.waited_seconds) << " s for the disk";
   std::cout << "), " << number_text(report.total_seconds) << " s in all\n";
+  print_devices(report);
   if (report.output != "none") {
     std::cout << "wrote " << report.output << ": " << bytes_text(report.captured_bytes + report.resumed_bytes)
               << " of captures\n";

@@ -1,5 +1,6 @@
 #include "device/backends.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <optional>
@@ -14,10 +15,10 @@ namespace layerprobe::device {
 namespace {
 
 /// 3 of "cuda:3".
-std::optional<int> gpu_index(std::string_view name) {
-  if (name == "cuda") return 0;
-  if (!name.starts_with("cuda:")) return std::nullopt;
-  name.remove_prefix(5);
+std::optional<int> index_of(std::string_view name, std::string_view kind) {
+  if (name == kind) return 0;
+  if (!name.starts_with(kind) || name[kind.size()] != ':') return std::nullopt;
+  name.remove_prefix(kind.size() + 1);
   int index = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), index);
   if (error != std::errc() || end != name.data() + name.size() || index < 0) return std::nullopt;
@@ -44,13 +45,17 @@ std::filesystem::path default_cache_folder() {
 }
 
 std::unique_ptr<Ops> open_device(std::string_view name, const DeviceOptions& options) {
-  if (name == "cpu" || name == "cpu:0") return cpu_ops();
-  const std::optional<int> index = gpu_index(name);
+  if (index_of(name, "cpu")) {
+    const bool is_alone = options.num_virtual_devices <= 1;
+    if (is_alone) return cpu_ops(0, std::string(name == "cpu:0" ? "cpu" : name));
+    return cpu_ops(std::max(1, cpu_threads() / options.num_virtual_devices), std::string(name));
+  }
+  const std::optional<int> index = index_of(name, "cuda");
   if (!index) {
     throw Error({.kind = ErrorKind::usage,
                  .where = "device",
                  .what = text("\"", name, "\" is no device"),
-                 .fix = "name cpu, or a GPU as in cuda:0"});
+                 .fix = "name cpu, cpu:N, or a GPU as in cuda:0"});
   }
 #if LAYERPROBE_CUDA
   return cuda::cuda_ops(*index, options);

@@ -31,10 +31,13 @@ struct DeviceOptions {
   std::filesystem::path cache_folder = default_cache_folder();
   /// Kernels for newer GPUs than of this compute capability are left out: 80 for those of an A100. For tests.
   int newest_capability = 1000;
+  /// Of virtual devices on the host's processors, those that share them.
+  int num_virtual_devices = 1;
 };
 
-/// "cpu", or "cuda:N" ("cuda" is cuda:0). Throws Error, one clear line, when there is no such device or it cannot be
-/// used: no driver, no GPU, too old, full, no CUDA in this program.
+/// "cpu" (as cpu:0), "cpu:N", a virtual device with its share of the host's threads, or "cuda:N" ("cuda" is cuda:0).
+/// Throws Error, one clear line, when there is no such device or it cannot be used: no driver, no GPU, too old, full,
+/// no CUDA in this program.
 std::unique_ptr<Ops> open_device(std::string_view name, const DeviceOptions& options = {});
 
 }  // namespace layerprobe::device

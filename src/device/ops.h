@@ -58,6 +58,37 @@ class Mark {
   virtual void wait() = 0;
 };
 
+/// A moment in a device's work that the work of any device can follow without the host waiting: Ops::follow. Ends
+/// before its device does.
+class Moment {
+ public:
+  virtual ~Moment() = default;
+  /// The host waits. Any thread.
+  virtual void wait() const = 0;
+};
+
+/// Values on their way from files to a device: Ops::start_loads. Ends before its device does; ending it stops them.
+class Loads {
+ public:
+  virtual ~Loads() = default;
+  /// Returns once the values are there. `read` is told the stored bytes that have been read since it was told last,
+  /// several times a second, on the calling thread; what it throws ends the loading. Throws the first failure of a
+  /// reading thread, Error(input) where a file ends too early. Either way nothing is on its way any more on return.
+  /// Once.
+  virtual void wait(const std::function<void(std::uint64_t bytes)>& read) = 0;
+};
+
+/// How long a device works on what is queued between start() and stop(), whatever the host does meanwhile. One thread,
+/// its device's.
+class Stopwatch {
+ public:
+  virtual ~Stopwatch() = default;
+  virtual void start() = 0;
+  virtual void stop() = 0;
+  /// Of all that was measured; after synchronize().
+  virtual double seconds() = 0;
+};
+
 /// One device that can run a layer: the host's processors, or one GPU.
 ///
 /// Calls are queued in order and may return before the work is done; synchronize() waits, and Mark::wait. Every tensor
@@ -69,13 +100,11 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  /// As the user names it: "cpu", "cuda:0".
+  /// As the user names it: "cpu", "cpu:1", "cuda:0".
   virtual std::string name() const = 0;
   /// The code path whose bits these are, recorded in the file: instruction set, library and its version.
   virtual std::string code_path() const = 0;
   virtual void synchronize() = 0;
-  /// How many tokens of a batch let every processor of the device work at its rate.
-  virtual std::int64_t good_batch_tokens() const = 0;
 
   /// At least `bytes`, aligned to 64 bytes; contents unspecified. Throws Error(resource) when there is not enough.
   virtual Buffer allocate(std::size_t bytes) = 0;
@@ -92,6 +121,36 @@ class Ops {
   /// writes over x later waits for the copy. `host` lies in memory of allocate_on_host.
   virtual void start_copy_to_host(void* host, const Tensor& x) = 0;
   virtual std::unique_ptr<Mark> mark() = 0;
+
+  /// All operations and copies that have been queued so far.
+  virtual std::unique_ptr<Moment> moment() = 0;
+  /// What is queued from now on comes after that moment of this or another device.
+  virtual void follow(const Moment& moment) = 0;
+  /// Memory that other devices may write to, and that is fastest to send from.
+  virtual Buffer allocate_shared(std::size_t bytes) = 0;
+  /// copy_from_host beside the operations: `out`, contiguous, is written once `after` (nothing: now) has come, and has
+  /// the values at the moment that is returned; what reads it follows that. `host` lies in memory of allocate_on_host,
+  /// of whichever device, and stays until then.
+  virtual std::unique_ptr<Moment> start_copy_from_host(const Tensor& out, const void* host, const Moment* after) = 0;
+  /// Whether this device can write to the other's memory by itself.
+  virtual bool reaches(const Ops& other) const = 0;
+  struct Send {
+    Tensor out;           // contiguous, in memory of receiver's allocate_shared
+    Ops& receiver;        // that this device reaches; another one
+    Tensor x;             // contiguous, on this device; what writes over it later waits
+    const Moment* after;  // of the receiver: until then out is in use; nullptr: it is not
+  };
+  /// out = x beside the operations of both devices; it is there at the moment that is returned. Nothing of the receiver
+  /// is called that its own thread would be kept from.
+  virtual std::unique_ptr<Moment> send(const Send& args) = 0;
+  virtual std::unique_ptr<Stopwatch> stopwatch() = 0;
+
+  struct MemoryUse {
+    std::uint64_t bytes;       // that allocate, allocate_shared and matmul_weight have given, and hold now
+    std::uint64_t most_bytes;  // at any time
+  };
+  /// Any thread.
+  virtual MemoryUse memory_use() const = 0;
 
   struct CaptureResources {
     std::size_t ring_bytes;  // of memory on the host for values on their way to the file
@@ -111,7 +170,7 @@ class Ops {
     Tensor out;  // [rows, columns]
     StoredValues values;
   };
-  /// out = the values in out's dtype. Queued: the values are there once finish_loads() has returned, and until then out
+  /// out = the values in out's dtype. Queued: the values are there once Loads::wait has returned, and until then out
   /// and the file stay.
   virtual void load(const Load& args) = 0;
 
@@ -133,10 +192,11 @@ class Ops {
   /// Queued like load().
   virtual std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) = 0;
 
-  /// Carries out the loads that are queued. `read` is told the stored bytes that have been read since it was told last,
-  /// several times a second, on the calling thread; what it throws ends the loading. Throws the first failure of a
-  /// reading thread, Error(input) where a file ends too early. Either way nothing is on its way any more on return.
-  virtual void finish_loads(const std::function<void(std::uint64_t bytes)>& read) = 0;
+  /// Begins to carry out the loads that are queued; operations go on beside them. Memory that they fill may be in use
+  /// by operations that were queued before.
+  virtual std::unique_ptr<Loads> start_loads() = 0;
+  /// Carries them out: start_loads and Loads::wait.
+  void finish_loads(const std::function<void(std::uint64_t bytes)>& read) { start_loads()->wait(read); }
 
   struct MatMul {
     Tensor out;  // [num_tokens, out_features]; overlaps no input
@@ -327,7 +387,10 @@ class Ops {
   virtual void mean_rows(const MeanRows& args) = 0;
 };
 
-/// The host's processors. `threads` 0: as many as the machine (or OMP_NUM_THREADS) gives.
-std::unique_ptr<Ops> cpu_ops(int threads = 0);
+/// How many threads the machine (or OMP_NUM_THREADS) gives.
+int cpu_threads();
+/// The host's processors. `threads` 0: as cpu_threads(). `name`: of a virtual device,
+/// one of several that share them.
+std::unique_ptr<Ops> cpu_ops(int threads = 0, std::string name = "cpu");
 
 }  // namespace layerprobe::device

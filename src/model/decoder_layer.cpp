@@ -9,9 +9,9 @@
 namespace layerprobe::model {
 namespace {
 
-/// An activation's place in Activations, and its shape.
+/// An activation's place in LayerValues, and its shape.
 struct Part {
-  device::Tensor Activations::*tensor;
+  device::Tensor LayerValues::*tensor;
   std::int64_t width;
   Dtype dtype;
   std::int64_t rows_a_token = 1;
@@ -28,33 +28,33 @@ std::vector<Part> parts_of(const ModelConfig& config, Dtype dtype) {
   const std::int64_t qkv = config.query_size() + 2 * config.key_value_size();
   std::int64_t intermediate = config.has_dense_layers() ? config.intermediate_size : 0;
   if (config.experts) intermediate = std::max(intermediate, config.experts->moe_intermediate_size);
-  std::vector<Part> parts = {{&Activations::hidden_states, hidden, dtype},
-                             {&Activations::next_hidden_states, hidden, dtype},
-                             {&Activations::residual, hidden, dtype},
-                             {&Activations::normed, hidden, dtype},
-                             {&Activations::qkv, qkv, dtype},
-                             {&Activations::attn_weighted, config.query_size(), dtype},
-                             {&Activations::block_output, hidden, dtype},
-                             {&Activations::gate_up, 2 * intermediate, dtype},
-                             {&Activations::activated, intermediate, dtype},
-                             {&Activations::cos, config.rotary_dim / 2, dtype},
-                             {&Activations::sin, config.rotary_dim / 2, dtype}};
+  std::vector<Part> parts = {{&LayerValues::hidden_states, hidden, dtype},
+                             {&LayerValues::next_hidden_states, hidden, dtype},
+                             {&LayerValues::residual, hidden, dtype},
+                             {&LayerValues::normed, hidden, dtype},
+                             {&LayerValues::qkv, qkv, dtype},
+                             {&LayerValues::attn_weighted, config.query_size(), dtype},
+                             {&LayerValues::block_output, hidden, dtype},
+                             {&LayerValues::gate_up, 2 * intermediate, dtype},
+                             {&LayerValues::activated, intermediate, dtype},
+                             {&LayerValues::cos, config.rotary_dim / 2, dtype},
+                             {&LayerValues::sin, config.rotary_dim / 2, dtype}};
   if (!config.experts) return parts;
   const std::int64_t choices = config.experts->num_experts_per_tok;
   const Dtype router = config.experts->router.dtype(dtype);
-  if (router != dtype) parts.push_back({&Activations::router_inputs, hidden, router});
-  parts.insert(parts.end(), {{&Activations::router_logits, config.experts->num_experts, router},
-                             {&Activations::topk_indices, choices, Dtype::i32},
-                             {&Activations::row_of_choice, choices, Dtype::i32},
-                             {&Activations::topk_weights, choices, dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32},
-                             {&Activations::token_of_row, 1, Dtype::i32, choices},
-                             {&Activations::expert_inputs, hidden, dtype},
-                             {&Activations::expert_outputs, hidden, dtype, choices}});
+  if (router != dtype) parts.push_back({&LayerValues::router_inputs, hidden, router});
+  parts.insert(parts.end(), {{&LayerValues::router_logits, config.experts->num_experts, router},
+                             {&LayerValues::topk_indices, choices, Dtype::i32},
+                             {&LayerValues::row_of_choice, choices, Dtype::i32},
+                             {&LayerValues::topk_weights, choices, dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32},
+                             {&LayerValues::token_of_row, 1, Dtype::i32, choices},
+                             {&LayerValues::expert_inputs, hidden, dtype},
+                             {&LayerValues::expert_outputs, hidden, dtype, choices}});
   return parts;
 }
 
 /// Gate and up projection, activation and down projection of a dense layer: a.normed in, a.block_output out.
-void forward_mlp(const ModelConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
+void forward_mlp(const ModelConfig& config, const LayerWeights& weights, device::Ops& ops, const LayerValues& a,
                  const Observe& observe) {
   const device::Tensor gate_up = a.gate_up.column_slice(0, 2 * config.intermediate_size);
   const device::Tensor gate = gate_up.column_slice(0, config.intermediate_size);
@@ -81,23 +81,26 @@ std::size_t Activations::bytes(const ModelConfig& config, Dtype dtype, std::int6
   return total;
 }
 
-Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops)
-    : buffer_(ops.allocate(bytes(config, dtype, max_tokens))) {
+Activations::Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops,
+                         bool are_sent)
+    : buffer_(are_sent ? ops.allocate_shared(bytes(config, dtype, max_tokens))
+                       : ops.allocate(bytes(config, dtype, max_tokens))) {
   auto* next = static_cast<std::byte*>(buffer_.data());
   for (const Part& part : parts_of(config, dtype)) {
-    this->*part.tensor = device::Tensor::contiguous(next, part.dtype, part.rows(max_tokens), part.width);
+    values_.*part.tensor = device::Tensor::contiguous(next, part.dtype, part.rows(max_tokens), part.width);
     rows_a_token_.emplace_back(part.tensor, part.rows_a_token);
     next += part.aligned_bytes(max_tokens);
   }
-  if (config.experts) first_rows.resize(static_cast<std::size_t>(config.experts->num_experts) + 1);
 }
 
-void Activations::resize(std::int64_t num_tokens) {
-  for (const auto& [tensor, rows] : rows_a_token_) (this->*tensor).rows = num_tokens * rows;
+LayerValues Activations::values(std::int64_t num_tokens) const {
+  LayerValues out = values_;
+  for (const auto& [tensor, rows] : rows_a_token_) (out.*tensor).rows = num_tokens * rows;
+  return out;
 }
 
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
-                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, Activations& a,
+                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, const LayerValues& a,
                            const Observe& observe) {
   const std::int64_t query_size = config.query_size();
   const std::int64_t key_value_size = config.key_value_size();

@@ -25,19 +25,11 @@ struct Observe {
   }
 };
 
-/// Memory for one micro-batch going through layers: all values of one layer, and the residual stream on both sides of
-/// it, so that what leaves a layer is not written over while it is being copied out. Tensors are [max_tokens, width].
-class Activations {
- public:
-  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops);
-
-  /// The same memory for this many tokens, at most max_tokens.
-  void resize(std::int64_t num_tokens);
-
-  static std::size_t bytes(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens);
-
+/// All values of one layer for one micro-batch, and the residual stream on both sides of it, so that what leaves a
+/// layer need not be written over what entered while that is being copied out. Tensors are [num_tokens, width].
+struct LayerValues {
   device::Tensor hidden_states;       // [num_tokens, hidden_size], enters the layer
-  device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it
+  device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it; may be hidden_states
   device::Tensor residual;            // [num_tokens, hidden_size], between attention and MLP
   device::Tensor normed;              // [num_tokens, hidden_size]
   device::Tensor qkv;                 // [num_tokens, query_size + 2 * key_value_size]
@@ -56,16 +48,28 @@ class Activations {
   device::Tensor token_of_row;                 // [num_tokens * num_experts_per_tok, 1], i32
   device::Tensor expert_inputs;                // [num_tokens, hidden_size]: of some experts at a time
   device::Tensor expert_outputs;               // [num_tokens * num_experts_per_tok, hidden_size]
-  std::vector<std::int64_t> first_rows;        // [num_experts + 1], on the host
+};
+
+/// Memory for them.
+class Activations {
+ public:
+  /// `are_sent`: to other devices.
+  Activations(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens, device::Ops& ops, bool are_sent);
+
+  /// For this many tokens, at most max_tokens.
+  LayerValues values(std::int64_t num_tokens) const;
+
+  static std::size_t bytes(const ModelConfig& config, Dtype dtype, std::int64_t max_tokens);
 
  private:
+  LayerValues values_;  // of max_tokens
   device::Buffer buffer_;
-  std::vector<std::pair<device::Tensor Activations::*, std::int64_t>> rows_a_token_;
+  std::vector<std::pair<device::Tensor LayerValues::*, std::int64_t>> rows_a_token_;
 };
 
 /// Runs the experts of a layer: a.normed in, a.block_output out. Line by line transformers' MixtralSparseMoeBlock,
 /// Qwen3MoeSparseMoeBlock and MiniMaxM2SparseMoeBlock.
-void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
+void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, const LayerValues& a,
                      const Observe& observe);
 
 /// Runs one decoder layer on packed prompts: a.hidden_states in, a.next_hidden_states out. `cu_seqlens`
@@ -73,7 +77,7 @@ void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, d
 /// transformers' LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer and Qwen3DecoderLayer, and their like with
 /// experts.
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
-                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, Activations& a,
+                           std::span<const std::int64_t> cu_seqlens, device::Ops& ops, const LayerValues& a,
                            const Observe& observe);
 
 }  // namespace layerprobe::model

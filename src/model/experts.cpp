@@ -1,4 +1,5 @@
 #include <span>
+#include <vector>
 
 #include "base/error.h"
 #include "model/decoder_layer.h"
@@ -19,7 +20,7 @@ std::size_t end_of_group(std::span<const std::int64_t> first_rows, std::size_t f
 
 }  // namespace
 
-void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, Activations& a,
+void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, const LayerValues& a,
                      const Observe& observe) {
   device::Tensor router_inputs = a.normed;
   if (a.router_inputs.data != nullptr) {
@@ -37,17 +38,18 @@ void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, d
                     .rounds_weights = config.router.rounds_weights});
   observe(".mlp:topk_indices", a.topk_indices);
   observe(".mlp:topk_weights", a.topk_weights);
+  std::vector<std::int64_t> all_first_rows(static_cast<std::size_t>(config.num_experts) + 1);
   ops.group_by_expert({.row_of_choice = a.row_of_choice,
                        .token_of_row = a.token_of_row,
                        .topk_indices = a.topk_indices,
-                       .first_rows = a.first_rows});
+                       .first_rows = all_first_rows});
   // No expert has more rows than there are tokens.
   const std::int64_t most_rows = a.expert_inputs.rows;
   const std::int64_t width = config.moe_intermediate_size;
   const auto num_experts = static_cast<std::size_t>(config.num_experts);
   for (std::size_t first = 0, end = 0; first < num_experts; first = end) {
-    end = end_of_group(a.first_rows, first, most_rows);
-    const std::span<const std::int64_t> first_rows = std::span(a.first_rows).subspan(first, end - first + 1);
+    end = end_of_group(all_first_rows, first, most_rows);
+    const std::span<const std::int64_t> first_rows = std::span(all_first_rows).subspan(first, end - first + 1);
     const std::int64_t rows = first_rows.back() - first_rows.front();
     const device::Tensor inputs = a.expert_inputs.row_slice(0, rows);
     const device::Tensor gate_up = a.gate_up.row_slice(0, rows).column_slice(0, 2 * width);

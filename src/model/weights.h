@@ -34,7 +34,8 @@ struct LayerWeights {
   std::unique_ptr<device::ExpertWeights> experts_down_proj;
 };
 
-/// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after finish().
+/// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after start() and
+/// finish().
 class WeightLoader {
  public:
   /// `read` is told the bytes that have been read, as the checkpoint stores them, often; what it throws ends the
@@ -47,7 +48,8 @@ class WeightLoader {
   OwnedTensor embedding();                          // [vocab_size, hidden_size]
   OwnedTensor norm();                               // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> lm_head();  // throws Error(input) when the checkpoint has none
-  void finish() { ops_.finish_loads(read_); }
+  std::unique_ptr<device::Loads> start() { return ops_.start_loads(); }
+  void finish(device::Loads& loads) { loads.wait(read_); }
 
   std::vector<float> rope_divisors();  // a GGUF's rope_freqs.weight, at once; empty when there is none
 

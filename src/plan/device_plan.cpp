@@ -74,9 +74,40 @@ class Planner {
     out.work.num_micro_batches = count_micro_batches(prompts_, tokens_per_batch);
     out.work.output_seconds = static_cast<double>(request_.output_bytes) / rates_.disk_write_bytes;
     out.reserve = reserve_of(config_, plan_, prompts_, tokens_per_batch, is_gpu_, devices_.size());
-    out.placement = placement::place(request_for(out));
+    try {
+      out.placement = placement::place(request_for(out));
+    } catch (const Error& error) {  // it is to name a limit with which all fits that streaming takes
+      if (error.kind() != ErrorKind::resource) throw;
+      const std::int64_t largest = largest_micro_batch(prompts_, tokens_per_batch);
+      out.reserve.states_bytes = wave_states(config_, plan_.dtype, largest, out.work.num_micro_batches, 1).rotations();
+      out.placement = placement::place(request_for(out));
+    }
     out.prediction = placement::predict(out.work, out.placement);
-    return out;
+    return out.placement.streams() ? with_states(out) : out;
+  }
+
+  /// With room for what waits while layers come and go: on the device where the run is not slower for it, else in the
+  /// host's memory.
+  Candidate with_states(const Candidate& without) const {
+    constexpr double kNotSlower = 1.02;
+    const std::int64_t largest = largest_micro_batch(prompts_, without.tokens_per_batch);
+    const WaveStates states =
+        wave_states(config_, plan_.dtype, largest, without.work.num_micro_batches, without.placement.num_waves);
+    const auto with = [&](std::uint64_t bytes) {
+      Candidate out = without;
+      out.reserve.states_bytes = bytes;
+      out.placement = placement::place(request_for(out));
+      out.prediction = placement::predict(out.work, out.placement);
+      return out;
+    };
+    try {
+      Candidate all = with(states.total());
+      const bool is_slower = all.prediction.placed_seconds > kNotSlower * without.prediction.placed_seconds;
+      if (!is_slower) return all;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::resource) throw;
+    }
+    return with(states.rotations());
   }
 
   placement::Request request_for(const Candidate& candidate) const {
@@ -93,7 +124,7 @@ class Planner {
   Candidate chosen() const {
     if (plan_.tokens_per_batch > 0) return candidate(plan_.tokens_per_batch, 1);
     const std::int64_t factor = batch_factor(config_);
-    if (!is_gpu_) return candidate(factor * std::min<std::int64_t>(256 * request_.num_cores, 4096), 1);
+    if (!is_gpu_) return chosen_for_cpu(factor);
     std::optional<Candidate> best;
     const auto& batches = config_.experts ? kExpertBatches : kGpuBatches;
     for (std::size_t i = 0; i < batches.size(); ++i) {
@@ -107,6 +138,20 @@ class Planner {
       }
     }
     return *best;
+  }
+
+  /// Experts' batches are large: as much of one as there is memory for beside the weights.
+  Candidate chosen_for_cpu(std::int64_t factor) const {
+    const std::int64_t least = std::min<std::int64_t>(256 * request_.num_cores, 4096);
+    for (; factor > 1; factor /= 2) {
+      try {
+        Candidate next = candidate(factor * least, 1);
+        if (!next.placement.streams()) return next;
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::resource) throw;
+      }
+    }
+    return candidate(least, 1);
   }
 
   DevicePlan described(const Candidate& chosen) const {

@@ -13,7 +13,9 @@
 namespace layerprobe::plan {
 namespace {
 
-constexpr std::uint64_t kContextBytes = 600'000'000;                // CUDA's, with its libraries' kernels
+// CUDA's 600 MB with its libraries' kernels; beside it what nobody asks for by name: the trials of products,
+// statistics, weights that are converted on their way.
+constexpr std::uint64_t kContextBytes = 1'100'000'000;
 constexpr std::uint64_t kWorkspaceBytes = std::uint64_t{32} << 20;  // of the products
 constexpr std::uint64_t kLogitsBytes = std::uint64_t{16} << 20;     // as runtime/forward_pass.cpp takes them
 constexpr std::uint64_t kExpandedBytes = std::uint64_t{512} << 20;  // as device/cuda/matmul.cpp takes them
@@ -221,6 +223,15 @@ Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Pro
   const std::uint64_t hidden = static_cast<std::uint64_t>(config.hidden_size) * size_of(plan.dtype);
   reserve.rings_bytes = static_cast<std::uint64_t>(tokens) * (kRingSlots * widest + (num_devices > 1 ? 2 * hidden : 0));
   return reserve;
+}
+
+WaveStates wave_states(const model::ModelConfig& config, Dtype dtype, std::int64_t largest_batch,
+                       std::int64_t num_micro_batches, std::int64_t num_waves) {
+  const std::uint64_t row = static_cast<std::uint64_t>(largest_batch) * size_of(dtype);
+  const std::int64_t waves = std::max<std::int64_t>(num_waves, 1);
+  return {.rotation_bytes = row * static_cast<std::uint64_t>(config.rotary_dim),
+          .hidden_bytes = row * static_cast<std::uint64_t>(config.hidden_size),
+          .num_micro_batches = (num_micro_batches + waves - 1) / waves};
 }
 
 }  // namespace layerprobe::plan

@@ -48,11 +48,28 @@ struct Reserve {
   std::uint64_t context_bytes = 0;
   std::uint64_t workspace_bytes = 0;    // of products, and of the logits
   std::uint64_t activations_bytes = 0;  // of one micro-batch
-  std::uint64_t rings_bytes = 0;  // captures on their way out; hidden states on their way in from the stage before
+  std::uint64_t rings_bytes = 0;   // captures on their way out; hidden states on their way in from the stage before
+  std::uint64_t states_bytes = 0;  // hidden states that wait while the rest of their wave passes
 
-  std::uint64_t total() const { return context_bytes + workspace_bytes + activations_bytes + rings_bytes; }
+  std::uint64_t total() const {
+    return context_bytes + workspace_bytes + activations_bytes + rings_bytes + states_bytes;
+  }
 };
 Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Prompts& prompts,
                    std::int64_t tokens_per_batch, bool is_gpu, std::size_t num_devices);
+
+/// What of a device's memory micro-batches of a wave take while others of it pass, and layers come and go.
+struct WaveStates {
+  std::uint64_t rotation_bytes = 0;  // cos and sin of a micro-batch
+  std::uint64_t hidden_bytes = 0;    // hidden states of a micro-batch
+  std::int64_t num_micro_batches = 1;
+
+  std::uint64_t rotations() const { return rotation_bytes * static_cast<std::uint64_t>(num_micro_batches); }
+  std::uint64_t total() const {
+    return (rotation_bytes + hidden_bytes) * static_cast<std::uint64_t>(num_micro_batches);
+  }
+};
+WaveStates wave_states(const model::ModelConfig& config, Dtype dtype, std::int64_t largest_batch,
+                       std::int64_t num_micro_batches, std::int64_t num_waves);
 
 }  // namespace layerprobe::plan

@@ -1,131 +1,153 @@
 #include "runtime/device_needs.h"
 
 #include <algorithm>
+#include <future>
 #include <limits>
+#include <thread>
 #include <variant>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "device/backends.h"
-#include "model/decoder_layer.h"
+#include "device/cpu/memory.h"
 #include "model/tensors.h"
-#include "placement/budgets.h"
-#include "plan/footprints.h"
 #include "store/reader.h"
 
 namespace layerprobe::runtime {
 namespace {
 
-/// Of all that is on the device at once.
-std::uint64_t weights_bytes(const device::Ops& ops, const model::ModelConfig& config,
-                            const weights::Checkpoint& checkpoint, const plan::Plan& plan) {
-  const bool keeps_fp8 = ops.keeps_fp8();
-  std::uint64_t layers = 0, largest_layer = 0;
-  for (const std::int64_t layer : plan.layers) {
-    std::uint64_t bytes = 0;
-    for (const model::ExpectedTensor& tensor : model::layer_tensors(config, layer)) {
-      bytes += model::loaded_bytes(tensor, checkpoint, plan.dtype, keeps_fp8);
-    }
-    layers += bytes;
-    largest_layer = std::max(largest_layer, bytes);
-  }
-  std::uint64_t total = plan.test_type == plan::TestType::single ? largest_layer : layers;
-  if (plan.runs_embedding) total += model::bytes_of(model::embedding_tensor(config), plan.dtype);
-  if (plan.runs_norm) total += model::bytes_of(model::norm_tensor(config), plan.dtype);
-  if (plan.runs_lm_head) total += model::bytes_of(model::lm_head_tensor(config), plan.dtype);
-  return total;
-}
+bool is_gpu(const std::string& name) { return name.starts_with("cuda"); }
 
-/// The only device that the map names; nothing where it is not one.
-std::optional<placement::Device> named_device(const placement::DeviceMap& map) {
-  std::optional<placement::Device> device;
+/// A GPU that a map names and that is not there is best explained by opening it.
+void expect_named_gpus(const std::string& device_map, const placement::Machine& machine) {
+  const placement::DeviceMap map = placement::parse_device_map(device_map);
+  std::vector<placement::Device> named = map.devices;
   for (const auto& [name, target] : map.modules) {
-    const bool is_host = target.kind == placement::Target::Kind::host;
-    if (target.kind == placement::Target::Kind::disk) return std::nullopt;
-    const placement::Device here = is_host ? placement::Device{placement::Device::Kind::cpu, 0} : target.device;
-    if (device && *device != here) return std::nullopt;
-    device = here;
+    if (target.kind == placement::Target::Kind::device) named.push_back(target.device);
   }
-  return device;
-}
-
-placement::Machine usable_gpus() {
-  placement::Machine machine{.gpus = {}, .host_bytes = std::numeric_limits<std::int64_t>::max()};
-  for (const device::DeviceInfo& gpu : device::gpus()) {
-    if (gpu.is_supported) machine.gpus.push_back({*placement::find_device(gpu.name), gpu.total_bytes});
+  for (const placement::Device device : named) {
+    if (device.kind != placement::Device::Kind::cuda) continue;
+    if (std::ranges::find(machine.gpus, device, &placement::Machine::Gpu::device) != machine.gpus.end()) continue;
+    try {
+      device::open_device(name_of(device));
+    } catch (const Error& error) {
+      throw error.within("--device-map");
+    }
   }
-  return machine;
 }
 
 }  // namespace
 
-RunDevice open_device(const std::string& device_map, const std::string& max_memory) {
-  using Strategy = placement::DeviceMap::Strategy;
-  const placement::DeviceMap map = placement::parse_device_map(device_map);
-  const placement::MaxMemory limits = placement::parse_max_memory(max_memory);
-  const auto opened = [](placement::Device device, std::uint64_t limit) {
+placement::Machine machine_of(const RunOptions& options, const std::string& gpus) {
+  constexpr std::uint64_t kMostBytes = std::numeric_limits<std::int64_t>::max();  // where the system says nothing
+  placement::Machine machine{.gpus = {}, .host_bytes = std::min(device::cpu::available_bytes(), kMostBytes)};
+  if (!gpus.empty()) {
+    machine.gpus = placement::parse_gpus(gpus);
+    machine.host_bytes =
+        placement::parse_max_memory(options.max_memory).host.value_or(machine.host_bytes);  // of another machine
+    return machine;
+  }
+  for (const device::DeviceInfo& gpu : device::gpus()) {
+    const std::optional<placement::Device> device = placement::find_device(gpu.name);
+    if (gpu.is_supported && device) machine.gpus.push_back({*device, gpu.total_bytes});
+  }
+  expect_named_gpus(options.device_map, machine);
+  return machine;
+}
+
+std::uint64_t output_bytes(const RunOptions& options, const Prepared& prepared) {
+  if (prepared.output(options) == "none") return 0;
+  store::Layout layout;
+  layout.points = prepared.plan.points;
+  layout.prompts = prepared.prompts;
+  layout.rows = prepared.plan.rows;
+  layout.top_k = prepared.plan.top_k;
+  return store::planned_bytes(layout);
+}
+
+plan::DevicePlan plan_devices(const RunOptions& options, const Prepared& prepared, const placement::Machine& machine) {
+  const std::string output = prepared.output(options);
+  return plan::plan_devices(prepared.config, prepared.checkpoint, prepared.plan, prepared.prompts,
+                            {.device_map = options.device_map,
+                             .max_memory = options.max_memory,
+                             .num_replicas = options.num_replicas,
+                             .machine = machine,
+                             .num_cores = std::max(1u, std::thread::hardware_concurrency()),
+                             .output_bytes = output_bytes(options, prepared),
+                             .model_in_memory = is_in_memory(prepared.checkpoint.path()),
+                             .output_in_memory = output != "none" && is_in_memory(output)});
+}
+
+Devices open_devices(const plan::DevicePlan& plan) {
+  std::vector<std::string> names;
+  for (const std::vector<std::string>& replica : plan.replicas)
+    names.insert(names.end(), replica.begin(), replica.end());
+  const auto num_virtual =
+      static_cast<int>(std::ranges::count_if(names, [](const std::string& name) { return !is_gpu(name); }));
+  const auto open = [&](const std::string& name) {
+    device::DeviceOptions options;
+    options.num_virtual_devices = num_virtual;
     try {
-      return RunDevice{.ops = device::open_device(name_of(device)), .limit_bytes = limit};
+      return device::open_device(name, options);
     } catch (const Error& error) {
       throw error.within("--device-map");
     }
   };
-  if (const auto named = named_device(map)) return opened(*named, std::numeric_limits<std::uint64_t>::max());
-  if (map.strategy != Strategy::by_name) {
-    const std::vector<placement::DeviceBudget> budgets = placement::device_budgets(map, limits, usable_gpus());
-    const bool takes_first = map.strategy == Strategy::even && map.devices.empty();
-    if (takes_first || budgets.size() == 1) return opened(budgets.front().device, budgets.front().limit);
+  Devices devices;
+  if (names.size() == 1) {
+    devices.push_back(open(names.front()));
+    return devices;
   }
-  throw Error({.kind = ErrorKind::usage,
-               .where = "--device-map",
-               .what = text("\"", device_map.substr(0, 200),
-                            "\" is for several devices or the disk; a run takes one device for now"),
-               .fix = "name one, as in --device-map cuda:0; layerprobe plan shows what several would take"});
+  std::vector<std::future<std::unique_ptr<device::Ops>>> opening;  // a GPU takes some tenths of a second
+  for (const std::string& name : names) {
+    opening.push_back(std::async(is_gpu(name) ? std::launch::async : std::launch::deferred, open, name));
+  }
+  for (auto& each : opening) devices.push_back(each.get());
+  for (const auto& device : devices) {
+    if (device->code_path() == devices.front()->code_path()) continue;
+    throw Error({.kind = ErrorKind::usage,
+                 .where = "--device-map",
+                 .what = text(devices.front()->name(), " (", devices.front()->code_path(), ") and ", device->name(),
+                              " (", device->code_path(), ") do not compute the same bits"),
+                 .fix = "run on devices of one kind, as in --device-map cuda:0"});
+  }
+  return devices;
 }
 
-void expect_memory(const RunDevice& device, const model::ModelConfig& config, const weights::Checkpoint& checkpoint,
-                   const plan::Plan& plan, std::int64_t batch_tokens) {
-  const std::uint64_t weights = weights_bytes(*device.ops, config, checkpoint, plan);
-  const std::uint64_t activations = model::Activations::bytes(config, plan.dtype, batch_tokens);
-  const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes);
-  if (weights <= free && activations <= free - weights) return;
-  const bool batch_is_large = weights < free;
-  const std::int64_t fitting =
-      batch_is_large ? static_cast<std::int64_t>((free - weights) / (activations / batch_tokens + 1)) : 0;
-  throw Error({.kind = ErrorKind::resource,
-               .where = device.ops->name(),
-               .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(activations),
-                            " for the activations of ", batch_tokens, " tokens; ", bytes_text(free), " may be taken"),
-               .fix = batch_is_large
-                          ? text("use --tokens-per-batch ", std::max<std::int64_t>(fitting, 1),
-                                 " or fewer; a prompt of more tokens goes by itself and has to be shorter")
-                          : "run fewer layers (--test-type multi --layers, or single), or take another device: "
-                            "--device-map"});
+void expect_memory(const Devices& devices, const plan::DevicePlan& plan) {
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const plan::DevicePlan::DeviceRow& row = plan.devices[i % plan.devices.size()];
+    const std::uint64_t weights = row.weights_bytes + row.stream_bytes;
+    const std::uint64_t others = row.reserve.total() - row.reserve.context_bytes;
+    const std::uint64_t free = devices[i]->free_bytes();
+    if (weights + others <= free) continue;
+    throw Error({.kind = ErrorKind::resource,
+                 .where = devices[i]->name(),
+                 .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(others),
+                              " for activations and captures of ", plan.tokens_per_batch, " tokens; ", bytes_text(free),
+                              " may be taken"),
+                 .fix = text("other programs hold some of it: give --max-memory ", free / 1'000'000,
+                             "MB or less, so that what does not fit streams, or use --tokens-per-batch ",
+                             std::max<std::int64_t>(plan.tokens_per_batch / 2, 1), " or fewer")});
+  }
 }
 
-std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config,
-                               const weights::Checkpoint& checkpoint, const plan::Plan& plan) {
-  const std::int64_t least = device.ops->good_batch_tokens();
-  const std::uint64_t free = std::min(device.ops->free_bytes(), device.limit_bytes),
-                      weights = weights_bytes(*device.ops, config, checkpoint, plan);
-  std::int64_t tokens = least * plan::batch_factor(config);
-  const auto fits = [&] {
-    return weights < free && model::Activations::bytes(config, plan.dtype, tokens) <= free - weights;
-  };
-  while (tokens / 2 >= least && !fits()) tokens /= 2;
-  return tokens;
-}
-
-std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
+std::string choose_matmuls(const Devices& devices, const model::ModelConfig& config, const plan::Plan& plan,
                            const std::filesystem::path& continued) {
+  const auto tell = [&](const std::string& choices) {
+    if (choices.empty()) return;
+    for (std::size_t i = 1; i < devices.size(); ++i) devices[i]->use_matmul_choices(choices);
+  };
   if (std::filesystem::exists(continued)) {
     const store::Reader reader(continued);
     const auto found = reader.attributes().find(kMatMulChoices);
     const auto* choices = found == reader.attributes().end() ? nullptr : std::get_if<std::string>(&found->second);
     if (choices != nullptr && !choices->empty()) {
-      ops.use_matmul_choices(*choices);
+      devices.front()->use_matmul_choices(*choices);
+      tell(*choices);
       return *choices;
     }
   }
@@ -145,7 +167,9 @@ std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, c
     }
   }
   if (plan.runs_lm_head) shapes.push_back({config.hidden_size, config.vocab_size, plan.dtype, false});
-  return ops.matmul_choices(shapes);
+  const std::string choices = devices.front()->matmul_choices(shapes);
+  tell(choices);
+  return choices;
 }
 
 }  // namespace layerprobe::runtime

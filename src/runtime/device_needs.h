@@ -3,38 +3,41 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "device/ops.h"
 #include "model/config.h"
+#include "placement/budgets.h"
+#include "plan/device_plan.h"
 #include "plan/plan.h"
-#include "weights/checkpoint.h"
+#include "runtime/prepared.h"
+#include "runtime/session.h"
 
 namespace layerprobe::runtime {
 
-/// A run's device, and how much of it the run may take.
-struct RunDevice {
-  std::unique_ptr<device::Ops> ops;
-  std::uint64_t limit_bytes = 0;
-};
+/// This machine's GPUs that can be used, and its memory; with `gpus` (as --gpus has them) a machine of those.
+placement::Machine machine_of(const RunOptions& options, const std::string& gpus = {});
 
-/// Opens the one device that the options resolve to; `auto` is the first GPU that can be used, where there is one.
-/// Throws Error(usage) where they resolve to several.
-RunDevice open_device(const std::string& device_map, const std::string& max_memory);
+/// Where the run's modules go: what `plan` shows and `run` does. The plan's tokens_per_batch may be 0.
+plan::DevicePlan plan_devices(const RunOptions& options, const Prepared& prepared, const placement::Machine& machine);
 
-/// Throws Error(resource), with what would help, unless the device, within its limit, has the memory for the run's
-/// weights and for the activations of a batch of `batch_tokens`. To be asked before anything is loaded.
-void expect_memory(const RunDevice& device, const model::ModelConfig& config, const weights::Checkpoint& checkpoint,
-                   const plan::Plan& plan, std::int64_t batch_tokens);
+/// Of the file that the run writes; 0 for --output none.
+std::uint64_t output_bytes(const RunOptions& options, const Prepared& prepared);
 
-/// Tokens of a batch where the user gives no number: what keeps the device at its rate; with experts, whose batches are
-/// large, as much of it as there is memory for.
-std::int64_t good_batch_tokens(const RunDevice& device, const model::ModelConfig& config,
-                               const weights::Checkpoint& checkpoint, const plan::Plan& plan);
+/// The devices of all replicas, one replica after the other. Throws Error(usage) when they would not compute the same
+/// bits: GPUs of different models.
+using Devices = std::vector<std::unique_ptr<device::Ops>>;
+Devices open_devices(const plan::DevicePlan& plan);
 
-/// How the run's weights are multiplied (Ops::matmul_choices): as `continued`, a file of the same run, says, or as the
-/// device chooses where there is no such file.
-std::string choose_matmuls(device::Ops& ops, const model::ModelConfig& config, const plan::Plan& plan,
+/// Throws Error(resource), with what would help, unless every device has the memory that it was planned to take. To be
+/// asked before anything is loaded.
+void expect_memory(const Devices& devices, const plan::DevicePlan& plan);
+
+/// How the run's weights are multiplied on all devices (Ops::matmul_choices): as `continued`, a file of the same run,
+/// says, or as the first device chooses where there is no such file.
+std::string choose_matmuls(const Devices& devices, const model::ModelConfig& config, const plan::Plan& plan,
                            const std::filesystem::path& continued);
 
 /// The attribute that keeps it.

@@ -1,7 +1,6 @@
 #include "runtime/forward_pass.h"
 
 #include <algorithm>
-#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -75,90 +74,140 @@ ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& pla
   }
 }
 
-void ForwardPass::load(model::WeightLoader& loader, std::span<const std::int64_t> layers) {
-  weights_.clear();
-  layers_.assign(layers.begin(), layers.end());
-  ops_.reserve(bytes_to_load(loader));
-  if (plan_.runs_embedding && !embedding_) embedding_ = loader.embedding();
-  for (const std::int64_t layer : layers_) weights_.push_back(loader.layer(layer));
-  if (plan_.runs_norm && !norm_) norm_ = loader.norm();
-  if (plan_.runs_lm_head && !lm_head_) lm_head_ = loader.lm_head();
-  if (!rope_) rope_.emplace(config_, plan_.dtype, loader.rope_divisors());
-  loader.finish();
+ModuleWeights ForwardPass::load(model::WeightLoader& loader, const RunModule& module) {
+  ModuleWeights out;
+  switch (module.kind) {
+    case RunModule::Kind::embedding:
+      out.tensor = loader.embedding();
+      break;
+    case RunModule::Kind::layer:
+      out.layer = loader.layer(module.layer);
+      break;
+    case RunModule::Kind::norm:
+      out.tensor = loader.norm();
+      break;
+    case RunModule::Kind::head:
+      out.head = loader.lm_head();
+      break;
+  }
+  return out;
 }
 
-std::size_t ForwardPass::bytes_to_load(const model::WeightLoader& loader) const {
+std::size_t ForwardPass::weights_bytes(const model::WeightLoader& loader, const RunModule& module) const {
   std::vector<model::ExpectedTensor> tensors;
-  for (const std::int64_t layer : layers_)
-    std::ranges::move(layer_tensors(config_, layer), std::back_inserter(tensors));
-  if (plan_.runs_embedding && !embedding_) tensors.push_back(model::embedding_tensor(config_));
-  if (plan_.runs_norm && !norm_) tensors.push_back(model::norm_tensor(config_));
-  if (plan_.runs_lm_head && !lm_head_) tensors.push_back(model::lm_head_tensor(config_));
+  switch (module.kind) {
+    case RunModule::Kind::embedding:
+      tensors = {model::embedding_tensor(config_)};
+      break;
+    case RunModule::Kind::layer:
+      tensors = model::layer_tensors(config_, module.layer);
+      break;
+    case RunModule::Kind::norm:
+      tensors = {model::norm_tensor(config_)};
+      break;
+    case RunModule::Kind::head:
+      tensors = {model::lm_head_tensor(config_)};
+      break;
+  }
   constexpr std::size_t kAlignment = 512;  // of an allocation
   std::size_t bytes = 0;
   for (const model::ExpectedTensor& tensor : tensors) bytes += loader.loaded_bytes(tensor) + kAlignment;
   return bytes;
 }
 
-void ForwardPass::prepare(const capture::Batch& batch) {
-  const std::int64_t num_tokens = batch.num_tokens();
-  if (num_tokens > max_tokens_) {
-    activations_.reset();
-    max_tokens_ = std::max(num_tokens, std::min(plan_.tokens_per_batch, prompts_.num_tokens()));
-    activations_.emplace(config_, plan_.dtype, max_tokens_, ops_);
+void ForwardPass::prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors,
+                          bool are_sent) {
+  max_tokens_ = max_tokens;
+  num_rotations_ = num_batches;
+  rope_.emplace(config_, plan_.dtype, std::move(rope_divisors));
+  activations_.emplace(config_, plan_.dtype, max_tokens, ops_, are_sent);
+}
+
+device::Tensor ForwardPass::place(std::size_t index, std::int64_t num_tokens) const {
+  const model::LayerValues values = activations_->values(num_tokens);
+  return index == 0 ? values.hidden_states : values.next_hidden_states;
+}
+
+/// Batches whose prompts are of the same lengths share one.
+const ForwardPass::Rotation& ForwardPass::rotation_of(const capture::Batch& batch) {
+  const auto known = std::ranges::find(rotations_, batch.cu_seqlens, &Rotation::cu_seqlens);
+  if (known != rotations_.end()) return *known;
+  const std::int64_t num_tokens = batch.num_tokens(), half = config_.rotary_dim / 2;
+  const auto bytes_of = [&](std::int64_t tokens) {
+    return static_cast<std::size_t>(tokens * half) * size_of(plan_.dtype);
+  };
+  if (rotations_.size() < num_rotations_) {
+    next_rotation_ = rotations_.size();
+    Rotation& added = rotations_.emplace_back();
+    if (next_rotation_ > 0) added.buffer = ops_.allocate(2 * bytes_of(max_tokens_));
   }
-  activations_->resize(num_tokens);
-  const std::size_t bytes = static_cast<std::size_t>(num_tokens * (config_.rotary_dim / 2)) * size_of(plan_.dtype);
-  cos_.resize(bytes);
-  sin_.resize(bytes);
+  Rotation& rotation = rotations_[next_rotation_];
+  rotation.cu_seqlens = batch.cu_seqlens;
+  if (next_rotation_ == 0) {
+    const model::LayerValues values = activations_->values(num_tokens);
+    rotation.cos = values.cos;
+    rotation.sin = values.sin;
+  } else {
+    auto* const memory = static_cast<std::byte*>(rotation.buffer.data());
+    rotation.cos = device::Tensor::contiguous(memory, plan_.dtype, num_tokens, half);
+    rotation.sin = device::Tensor::contiguous(memory + bytes_of(max_tokens_), plan_.dtype, num_tokens, half);
+  }
+  next_rotation_ = (next_rotation_ + 1) % num_rotations_;
+  cos_.resize(bytes_of(num_tokens));
+  sin_.resize(bytes_of(num_tokens));
   rope_->fill(batch.cu_seqlens, cos_.data(), sin_.data());
-  ops_.copy_from_host(activations_->cos, cos_.data());
-  ops_.copy_from_host(activations_->sin, sin_.data());
+  ops_.copy_from_host(rotation.cos, cos_.data());
+  ops_.copy_from_host(rotation.sin, sin_.data());
+  return rotation;
 }
 
-void ForwardPass::run_from_ids(const capture::Batch& batch) {
-  prepare(batch);
-  const std::int64_t first_token = prompts_.cu_seqlens[static_cast<std::size_t>(batch.first_prompt)];
-  ops_.embedding(
-      {.out = activations_->hidden_states,
-       .weight = embedding_->tensor,
-       .input_ids = std::span(prompts_.input_ids)
-                        .subspan(static_cast<std::size_t>(first_token), static_cast<std::size_t>(batch.num_tokens()))});
-  record("model.embed_tokens", batch, activations_->hidden_states);
-  run_layers(batch, layers_.empty() ? 0 : layers_.front());
-}
-
-void ForwardPass::run_from_hidden_states(const capture::Batch& batch, std::int64_t first_layer,
-                                         std::span<const std::byte> hidden_states) {
-  prepare(batch);
-  ops_.copy_from_host(activations_->hidden_states, hidden_states.data());
-  run_layers(batch, first_layer);
-}
-
-void ForwardPass::run_layers(const capture::Batch& batch, std::int64_t first_layer) {
-  model::Activations& a = *activations_;
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    if (layers_[i] < first_layer) continue;
-    try {
-      model::forward_decoder_layer(config_, weights_[i], layers_[i], batch.cu_seqlens, ops_, a,
-                                   observer(batch, layers_[i]));
-    } catch (const Error& error) {
-      throw error.within(text("layer ", layers_[i]));
+void ForwardPass::run(const RunModule& module, const ModuleWeights& weights, const capture::Batch& batch,
+                      const device::Tensor& in, const device::Tensor& out) {
+  switch (module.kind) {
+    case RunModule::Kind::embedding: {
+      const auto first_token =
+          static_cast<std::size_t>(prompts_.cu_seqlens[static_cast<std::size_t>(batch.first_prompt)]);
+      ops_.embedding(
+          {.out = out,
+           .weight = weights.tensor.tensor,
+           .input_ids =
+               std::span(prompts_.input_ids).subspan(first_token, static_cast<std::size_t>(batch.num_tokens()))});
+      record("model.embed_tokens", batch, out);
+      return;
     }
-    std::swap(a.hidden_states, a.next_hidden_states);
-    after_layer(batch.num_tokens());
+    case RunModule::Kind::layer:
+      try {
+        run_layer(module, weights.layer, batch, in, out);
+      } catch (const Error& error) {
+        throw error.within(text("layer ", module.layer));
+      }
+      return;
+    case RunModule::Kind::norm:
+      record("model.norm:input", batch, in);
+      ops_.rms_norm(
+          {.out = out, .hidden_states = in, .weight = weights.tensor.tensor, .rms_norm_eps = config_.rms_norm_eps});
+      record("model.norm", batch, out);
+      return;
+    case RunModule::Kind::head:
+      run_head(*weights.head, batch, in);
+      return;
   }
-  if (!plan_.runs_norm) return;
-  record("model.norm:input", batch, a.hidden_states);
-  ops_.rms_norm({.out = a.normed,
-                 .hidden_states = a.hidden_states,
-                 .weight = norm_->tensor,
-                 .rms_norm_eps = config_.rms_norm_eps});
-  record("model.norm", batch, a.normed);
-  if (plan_.runs_lm_head) run_head(batch);
 }
 
-void ForwardPass::run_head(const capture::Batch& batch) {
+void ForwardPass::run_layer(const RunModule& module, const model::LayerWeights& weights, const capture::Batch& batch,
+                            const device::Tensor& in, const device::Tensor& out) {
+  model::LayerValues a = activations_->values(batch.num_tokens());
+  const Rotation& rotation = rotation_of(batch);
+  a.hidden_states = in;
+  a.next_hidden_states = out;
+  a.cos = rotation.cos;
+  a.sin = rotation.sin;
+  model::forward_decoder_layer(config_, weights, module.layer, batch.cu_seqlens, ops_, a,
+                               observer(batch, module.layer));
+}
+
+void ForwardPass::run_head(const device::MatMulWeight& head_weight, const capture::Batch& batch,
+                           const device::Tensor& normed) {
   const auto head = plan_.find("lm_head");
   const auto head_input = plan_.find("lm_head:input");
   std::vector<std::int32_t> selected = recorder_.selected_rows(batch);
@@ -184,9 +233,8 @@ void ForwardPass::run_head(const capture::Batch& batch) {
     const device::Buffer logits_buffer = ops_.allocate(count * row_bytes);
     const auto input = device::Tensor::contiguous(input_buffer.data(), plan_.dtype, rows, config_.hidden_size);
     const auto logits = device::Tensor::contiguous(logits_buffer.data(), plan_.dtype, rows, config_.vocab_size);
-    ops_.embedding(
-        {.out = input, .weight = activations_->normed, .input_ids = std::span(selected).subspan(first, count)});
-    ops_.matmul({.out = logits, .x = input, .weight = *lm_head_});
+    ops_.embedding({.out = input, .weight = normed, .input_ids = std::span(selected).subspan(first, count)});
+    ops_.matmul({.out = logits, .x = input, .weight = head_weight});
     if (plan_.keeps_mean) {
       if (head_input) recorder_.record(*head_input, batch, input);
       if (head) recorder_.record(*head, batch, logits);

@@ -14,6 +14,7 @@
 #include "model/rope.h"
 #include "model/weights.h"
 #include "plan/plan.h"
+#include "runtime/stages.h"
 
 namespace layerprobe::runtime {
 
@@ -23,34 +24,48 @@ struct TopK {
   std::vector<float> logits;      // [top_k]
 };
 
-/// Part of a model on one device, and the walk of a batch through it: embedding, layers, norm, head, as the plan says.
-/// One thread.
+/// The weights of one module on one device.
+struct ModuleWeights {
+  model::LayerWeights layer;
+  model::OwnedTensor tensor;  // of the embedding, or of the norm
+  std::unique_ptr<device::MatMulWeight> head;
+};
+
+/// Modules of a model on one device: what each makes of a batch's hidden states, with what is kept on the way. States
+/// are [num_tokens, hidden_size]. One thread.
 class ForwardPass {
  public:
   /// `rank` is given the largest logits of each kept row, by its number in the file; only where the plan has a top_k.
   ForwardPass(const model::ModelConfig& config, const plan::Plan& plan, const Prompts& prompts, device::Ops& ops,
               capture::Recorder& recorder, std::function<void(std::int64_t row, const TopK&)> rank);
 
-  /// Loads the weights of `layers` (an unbroken range of the plan's), and of embedding, norm and head where the plan
-  /// runs them. What was loaded before goes.
-  void load(model::WeightLoader& loader, std::span<const std::int64_t> layers);
+  /// Queues the loading.
+  ModuleWeights load(model::WeightLoader& loader, const RunModule& module);
+  /// What the device needs for that, in bytes.
+  std::size_t weights_bytes(const model::WeightLoader& loader, const RunModule& module) const;
 
-  /// From the embedding through all loaded layers and to the plan's end.
-  void run_from_ids(const capture::Batch& batch);
-  /// From `hidden_states` (on the host, [num_tokens, hidden_size] in the plan's dtype), which enter `first_layer`, one
-  /// of those loaded or the one behind the last. `progress` below as in run_from_ids.
-  void run_from_hidden_states(const capture::Batch& batch, std::int64_t first_layer,
-                              std::span<const std::byte> hidden_states);
+  /// Takes memory for batches of at most `max_tokens`, and for the rotations of `num_batches` that come in turn.
+  /// `are_sent`: states go to other devices from their places.
+  void prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors, bool are_sent);
+  /// Two places for states; a batch of fewer tokens takes a part of them.
+  device::Tensor place(std::size_t index, std::int64_t num_tokens) const;
 
-  /// Called after each layer with the tokens that went through it.
-  std::function<void(std::int64_t tokens)> after_layer = [](std::int64_t) {};
+  /// The embedding has no `in`. Of the head nothing comes out. `out` may be `in`. Either is a place from above, or any
+  /// other.
+  void run(const RunModule& module, const ModuleWeights& weights, const capture::Batch& batch, const device::Tensor& in,
+           const device::Tensor& out);
 
  private:
-  /// In the plan's dtype, of what load() still has to bring for `layers_`.
-  std::size_t bytes_to_load(const model::WeightLoader& loader) const;
-  void prepare(const capture::Batch& batch);
-  void run_layers(const capture::Batch& batch, std::int64_t first_layer);
-  void run_head(const capture::Batch& batch);
+  /// cos and sin of one batch.
+  struct Rotation {
+    std::vector<std::int64_t> cu_seqlens;
+    device::Buffer buffer;
+    device::Tensor cos, sin;
+  };
+  const Rotation& rotation_of(const capture::Batch& batch);
+  void run_layer(const RunModule& module, const model::LayerWeights& weights, const capture::Batch& batch,
+                 const device::Tensor& in, const device::Tensor& out);
+  void run_head(const device::MatMulWeight& head_weight, const capture::Batch& batch, const device::Tensor& normed);
   model::Observe observer(const capture::Batch& batch, std::int64_t layer);
   void record(std::string_view name, const capture::Batch& batch, const device::Tensor& value);
 
@@ -63,13 +78,11 @@ class ForwardPass {
   // Of each layer (by its number) and value suffix, the plan's points that keep it.
   std::vector<std::vector<std::pair<std::string_view, std::size_t>>> kept_;
 
-  std::vector<std::int64_t> layers_;
-  std::vector<model::LayerWeights> weights_;
-  std::optional<model::OwnedTensor> embedding_, norm_;
-  std::unique_ptr<device::MatMulWeight> lm_head_;
   std::optional<model::RopeTables> rope_;
   std::optional<model::Activations> activations_;
   std::int64_t max_tokens_ = 0;
+  std::vector<Rotation> rotations_;
+  std::size_t num_rotations_ = 1, next_rotation_ = 0;
   std::vector<std::byte> cos_, sin_;  // on the host
 };
 

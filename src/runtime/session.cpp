@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <ctime>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <string_view>
+#include <thread>
 #include <utility>
 
 #include "base/bytes.h"
@@ -13,11 +17,13 @@
 #include "base/text.h"
 #include "capture/recorder.h"
 #include "device/ops.h"
-#include "model/weights.h"
 #include "runtime/device_needs.h"
-#include "runtime/forward_pass.h"
+#include "runtime/device_run.h"
+#include "runtime/hub.h"
+#include "runtime/link.h"
 #include "runtime/prepared.h"
 #include "runtime/schedule.h"
+#include "runtime/stages.h"
 #include "store/format.h"
 
 namespace layerprobe::runtime {
@@ -37,8 +43,24 @@ std::string now_text() {
   return out.data();
 }
 
-store::Layout make_layout(const Prepared& prepared, device::Ops& ops, const RunOptions& options,
-                          const std::string& matmul_choices) {
+/// "cuda:0: embed_tokens, 0-15; cuda:1: 16-31, norm" of the first replica.
+std::string placement_text(const plan::DevicePlan& devices) {
+  std::string out;
+  for (const plan::DevicePlan::DeviceRow& row : devices.devices) {
+    out += text(out.empty() ? "" : "; ", row.name, ": ", row.modules, row.modules.empty() ? "" : " ",
+                row.streamed.empty() ? "" : text("(streamed: ", row.streamed, ")"));
+  }
+  return out;
+}
+
+std::string device_names(const Devices& devices) {
+  std::vector<std::string> names;
+  for (const auto& device : devices) names.push_back(device->name());
+  return join(names, ",");
+}
+
+store::Layout make_layout(const Prepared& prepared, const Devices& devices, const plan::DevicePlan& placed,
+                          const RunOptions& options, const std::string& matmul_choices) {
   const plan::Plan& plan = prepared.plan;
   store::Layout layout;
   layout.points = plan.points;
@@ -51,13 +73,15 @@ store::Layout make_layout(const Prepared& prepared, device::Ops& ops, const RunO
                      {"dtype", std::string(name_of(plan.dtype))},
                      {"numerics", std::string("reference")},
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
-                     {"code_path", ops.code_path()},
+                     {"code_path", devices.front()->code_path()},
                      {kMatMulChoices, matmul_choices}};
   layout.information = {{"model", std::filesystem::absolute(prepared.checkpoint.path()).string()},
                         {"program", std::string("layerprobe ") + LAYERPROBE_VERSION},
                         {"command_line", options.command_line},
                         {"device_map", options.device_map},
-                        {"device", ops.name()},
+                        {"device", device_names(devices)},
+                        {"placement", placement_text(placed)},
+                        {"replicas", static_cast<std::int64_t>(placed.replicas.size())},
                         {"tokens_per_batch", plan.tokens_per_batch},
                         {"start_time", now_text()}};
   return layout;
@@ -80,56 +104,48 @@ std::optional<RunReport::NonFinite> find_non_finite(const std::vector<RunReport:
   return std::nullopt;
 }
 
+/// Of the tokens that go through a layer at once.
+std::int64_t largest_batch(const Prepared& prepared) {
+  return plan::largest_micro_batch(prepared.prompts, prepared.plan.tokens_per_batch);
+}
+
+bool is_set(const char* variable) {
+  const char* const value = std::getenv(variable);
+  return value != nullptr && *value != '\0' && std::string_view(value) != "0";
+}
+
 /// Runs what is prepared; one object so that its steps need no long lists of arguments.
 class Session {
  public:
-  Session(Prepared& prepared, device::Ops& ops, const store::Layout& layout, store::Writer* writer,
-          const capture::Recorder::Options& capture, const Watch& watch)
+  Session(Prepared& prepared, const Devices& devices, const plan::DevicePlan& placed, const store::Layout& layout,
+          store::Writer* writer, const RunOptions& options, const Watch& watch)
       : prepared_(prepared),
-        ops_(ops),
+        devices_(devices),
+        placed_(placed),
         layout_(layout),
         writer_(writer),
+        options_(options),
         watch_(watch),
-        recorder_(ops, layout_, prepared.plan.keeps_mean, writer, capture),
-        forward_(prepared.config, prepared.plan, prepared.prompts, ops, recorder_,
-                 [this](std::int64_t row, const TopK& top) { rank(row, top); }) {
-    forward_.after_layer = [this](std::int64_t tokens) { tell_running(tokens); };
-  }
+        tasks_(schedule(prepared.plan, prepared.prompts,
+                        [this](std::size_t point, std::int64_t prompt) {
+                          return writer_ != nullptr && writer_->is_complete(point, prompt);
+                        })),
+        stages_(stages_of(prepared.plan, placed, tasks_.size(), most_tasks_of_wave())),
+        gathering_(layout, writer, std::chrono::duration<double>(options.commit_every_seconds)),
+        telling_(watch, [this] { return device_states(); }),
+        shared_{.prepared = prepared,
+                .writer = writer,
+                .stages = stages_,
+                .tasks = tasks_,
+                .telling = telling_,
+                .rank = [this](std::int64_t row, const TopK& top) { rank(row, top); }} {}
 
   void run(RunReport& report) {
-    const plan::Plan& plan = prepared_.plan;
-    const IsComplete is_complete = [this](std::size_t point, std::int64_t prompt) {
-      return writer_ != nullptr && writer_->is_complete(point, prompt);
-    };
-    const std::vector<Task> tasks = schedule(plan, prepared_.prompts, is_complete);
-    for (const Task& task : tasks) {
-      report.computed_tokens += task.batch.num_tokens();
-      tokens_total_ += static_cast<std::uint64_t>(task.batch.num_tokens()) * (plan.layers.size() - task.first_layer);
-    }
-    model::WeightLoader loader(prepared_.config, prepared_.checkpoint, plan.dtype, ops_,
-                               [this](std::uint64_t bytes) { tell_loading(bytes); });
-    count_bytes(loader);
-
-    // `single` runs each layer by itself, all other types the whole range at once.
-    const std::size_t group =
-        plan.test_type == plan::TestType::single ? 1 : std::max<std::size_t>(plan.layers.size(), 1);
-    for (std::size_t first = 0; !tasks.empty() && (first == 0 || first < plan.layers.size()); first += group) {
-      const std::size_t count = std::min(group, plan.layers.size() - first);
-      step_start_ = Clock::now();
-      forward_.load(loader, std::span(plan.layers).subspan(first, count));
-      report.load_seconds += seconds_since(step_start_);
-      step_start_ = Clock::now();
-      for (const Task& task : tasks) run_task(task, first);
-      report.run_seconds += seconds_since(step_start_);
-    }
-    step_start_ = Clock::now();
-    ops_.synchronize();
-    recorder_.finish();
-    report.run_seconds += seconds_since(step_start_);
-    report.waited_seconds = recorder_.waited_seconds();
-    report.captured_bytes = recorder_.recorded_bytes();
+    if (!tasks_.empty()) run_tasks(report);
+    gathering_.commit();
+    std::ranges::sort(ranked_, {}, [](const RunReport::Ranked& r) { return std::pair(r.prompt, r.token); });
     report.top_k = std::move(ranked_);
-    const std::vector<Statistics> statistics = writer_ != nullptr ? writer_->statistics() : recorder_.statistics();
+    const std::vector<Statistics> statistics = writer_ != nullptr ? writer_->statistics() : gathering_.statistics();
     for (std::size_t i = 0; i < layout_.points.size(); ++i) {
       const store::Layout::Point& point = layout_.points[i];
       report.points.push_back({point.point.name, point.point.width, point.stored, statistics[i]});
@@ -146,29 +162,143 @@ class Session {
   }
 
  private:
-  void run_task(const Task& task, std::size_t first) {
-    if (prepared_.plan.runs_embedding && !task.from_capture) {
-      forward_.run_from_ids(task.batch);
-      return;
+  std::size_t state_bytes() const {
+    return static_cast<std::size_t>(largest_batch(prepared_) * prepared_.config.hidden_size) *
+           size_of(prepared_.plan.dtype);
+  }
+
+  /// As many as have room for their states in half of the host's memory.
+  std::size_t most_tasks_of_wave() const {
+    const std::size_t room = placed_.host_limit_bytes / 2 / devices_.size();
+    return std::max<std::size_t>(room / state_bytes(), 1);
+  }
+
+  void run_tasks(RunReport& report) {
+    const Clock::time_point start = Clock::now();
+    std::uint64_t tokens_total = 0, load_total = 0;
+    for (const Task& task : tasks_) {
+      report.computed_tokens += task.batch.num_tokens();
+      tokens_total +=
+          static_cast<std::uint64_t>(task.batch.num_tokens()) * (prepared_.plan.layers.size() - task.first_layer);
     }
-    const plan::Plan& plan = prepared_.plan;
-    const std::size_t at = task.from_capture ? task.first_layer : first;
-    const std::int64_t first_token = prepared_.prompts.cu_seqlens[static_cast<std::size_t>(task.batch.first_prompt)];
-    hidden_states_.resize(static_cast<std::size_t>(task.batch.num_tokens() * prepared_.config.hidden_size) *
-                          size_of(plan.dtype));
-    if (task.from_capture) {
-      const auto before = plan.find(text("model.layers.", plan.layers[at - 1]));
-      writer_->read_rows(*before, first_token, hidden_states_);
+    for (std::size_t replica = 0; replica < placed_.replicas.size(); ++replica) make_replica(replica, report);
+    for (const auto& run : runs_) load_total += run->load_bytes();
+    telling_.expect(load_total, tokens_total);
+    shared_.num_loading = runs_.size();
+
+    if (runs_.size() == 1) {
+      runs_.front()->run();
     } else {
-      prepared_.hidden_states->read(plan.layers[at], first_token, task.batch.num_tokens(), plan.dtype, hidden_states_);
+      std::vector<std::thread> threads;
+      for (const auto& run : runs_) threads.emplace_back([&run] { run->run(); });
+      for (std::thread& thread : threads) thread.join();
     }
-    const std::int64_t behind_last = plan.layers.back() + 1;
-    forward_.run_from_hidden_states(task.batch, at < plan.layers.size() ? plan.layers[at] : behind_last,
-                                    hidden_states_);
+    shared_.hub.rethrow_failure();
+
+    const double seconds = seconds_since(start);
+    report.load_seconds = std::chrono::duration<double>(shared_.all_loaded - start).count();
+    if (stages_.layers_apart) {  // which load between running
+      for (const auto& run : runs_) report.load_seconds = std::max(report.load_seconds, run->load_seconds());
+    }
+    report.run_seconds = seconds - report.load_seconds;
+    report.num_waves = stages_.streams ? static_cast<std::int64_t>(stages_.waves.size()) : 0;
+    for (const auto& run : runs_) {
+      report.waited_seconds = std::max(report.waited_seconds, run->waited_seconds());
+      report.captured_bytes += run->recorded_bytes();
+      report.devices.push_back(run->report(report.run_seconds));
+    }
+  }
+
+  device::Ops& device(std::size_t replica, std::size_t index) {
+    return *devices_[replica * placed_.devices.size() + index];
+  }
+
+  void make_replica(std::size_t replica, RunReport& report) {
+    std::vector<std::vector<DeviceRun::StageEnds>> ends(placed_.devices.size());
+    Link* before = nullptr;
+    for (std::size_t i = 0; i < stages_.stages.size(); ++i) {
+      const std::size_t at = stages_.stages[i].device;
+      Link* after = nullptr;
+      if (i + 1 < stages_.stages.size() && !stages_.layers_apart) {
+        after = &make_link(device(replica, at), device(replica, stages_.stages[i + 1].device), report);
+      }
+      ends[at].push_back({.stage = i, .in = before, .out = after});
+      before = after;
+    }
+    for (std::size_t i = 0; i < ends.size(); ++i) {
+      if (ends[i].empty()) continue;  // it has nothing to do
+      const plan::DevicePlan::DeviceRow& row = placed_.devices[i];
+      const bool has_both = !row.modules.empty() && !row.streamed.empty();
+      runs_.push_back(std::make_unique<DeviceRun>(
+          shared_, device(replica, i), layout_, gathering_,
+          DeviceRun::Options{.modules = text(row.modules, has_both ? "; " : "",
+                                             row.streamed.empty() ? "" : text("streamed ", row.streamed)),
+                             .replica = replica,
+                             .stages = std::move(ends[i]),
+                             .states_bytes = states_bytes(row),
+                             .max_tokens = largest_batch(prepared_),
+                             .ring_bytes = options_.pinned_memory_bytes}));
+    }
+  }
+
+  /// What of the device is left for states of a wave, once everything else has its room.
+  std::uint64_t states_bytes(const plan::DevicePlan::DeviceRow& row) const {
+    const std::uint64_t room = row.reserve.states_bytes + row.free_bytes;
+    const auto tasks = static_cast<std::int64_t>(stages_.largest_wave());
+    const std::uint64_t rotations =
+        plan::wave_states(prepared_.config, prepared_.plan.dtype, largest_batch(prepared_), tasks, 1).rotations();
+    return room - std::min(room, rotations);
+  }
+
+  Link& make_link(device::Ops& from, device::Ops& to, RunReport& report) {
+    // A device that comes back to a wave takes all of it before it goes on: that may wait on the host alone.
+    const bool waits_on_host = stages_.streams && stages_.comes_back;
+    std::string why;
+    bool is_peer = options_.transport != Transport::host;
+    if (is_peer && waits_on_host) {
+      why = "a device has several stages, between which whole waves wait";
+    } else if (is_peer && options_.transport == Transport::automatic && is_set("NCCL_P2P_DISABLE")) {
+      why = "NCCL_P2P_DISABLE is set";
+    } else if (is_peer && !from.reaches(to)) {
+      why = "the devices have no way to each other";
+    }
+    is_peer = is_peer && why.empty();
+    Link::Options options{.is_peer = is_peer,
+                          .capacity = waits_on_host ? stages_.largest_wave() + 1 : 0,
+                          .max_tokens = largest_batch(prepared_),
+                          .hidden_size = prepared_.config.hidden_size,
+                          .dtype = prepared_.plan.dtype};
+    auto link = std::make_unique<Link>(shared_.hub, from, to, options);
+    const std::string way = text(from.name(), " to ", to.name());
+    if (is_peer && !link->carries()) {
+      why = "peer copies arrive damaged";
+      watch_.warn(text(way, ": ", why, "; hidden states go through the host's memory"));
+      options.is_peer = false;
+      link = std::make_unique<Link>(shared_.hub, from, to, options);
+    }
+    if (!link->is_peer() && !link->carries()) {
+      throw Error({.kind = ErrorKind::device,
+                   .where = way,
+                   .what = "copies through the host's memory arrive damaged too",
+                   .fix = "run on other devices: --device-map"});
+    }
+    if (options_.transport == Transport::peer && !link->is_peer()) {
+      watch_.warn(text("--transport peer: ", way, " goes through the host: ", why));
+    }
+    report.transfers.push_back(
+        {.from = from.name(), .to = to.name(), .transport = link->is_peer() ? "peer" : "host", .why = why});
+    return *links_.emplace_back(std::move(link));
+  }
+
+  std::vector<DeviceState> device_states() const {
+    std::vector<DeviceState> states;
+    for (const auto& run : runs_) states.push_back(run->state());
+    return states;
   }
 
   void rank(std::int64_t row, const TopK& top) {
     if (writer_ != nullptr) writer_->write_top_k(row, top.ids, top.logits);
+    const std::lock_guard lock(rank_mutex_);
     const std::vector<std::int64_t>& bounds = layout_.rows.cu_rows;
     RunReport::Ranked ranked;
     ranked.prompt = std::ranges::upper_bound(bounds, row) - bounds.begin() - 1;
@@ -181,37 +311,22 @@ class Session {
     ranked_.push_back(std::move(ranked));
   }
 
-  void count_bytes(const model::WeightLoader& loader) {
-    const plan::Plan& plan = prepared_.plan;
-    for (const std::int64_t layer : plan.layers) bytes_total_ += loader.layer_bytes(layer);
-    if (plan.runs_embedding) bytes_total_ += loader.embedding_bytes();
-    if (plan.runs_norm) bytes_total_ += loader.norm_bytes();
-    if (plan.runs_lm_head) bytes_total_ += loader.lm_head_bytes();
-  }
-
-  void tell_loading(std::uint64_t bytes) {
-    watch_.stop_if_asked();
-    bytes_done_ += bytes;
-    watch_.step({Watch::Step::Kind::loading, bytes_done_, bytes_total_, seconds_since(step_start_)});
-  }
-
-  void tell_running(std::int64_t tokens) {
-    watch_.stop_if_asked();
-    tokens_done_ += static_cast<std::uint64_t>(tokens);
-    watch_.step({Watch::Step::Kind::running, tokens_done_, tokens_total_, seconds_since(step_start_)});
-  }
-
   Prepared& prepared_;
-  device::Ops& ops_;
+  const Devices& devices_;
+  const plan::DevicePlan& placed_;
   const store::Layout& layout_;
   store::Writer* const writer_;
+  const RunOptions& options_;
   const Watch& watch_;
-  capture::Recorder recorder_;
-  ForwardPass forward_;
-  std::vector<std::byte> hidden_states_;
+  const std::vector<Task> tasks_;
+  const Stages stages_;
+  capture::Gathering gathering_;
+  Telling telling_;
+  Shared shared_;
+  std::vector<std::unique_ptr<Link>> links_;
+  std::vector<std::unique_ptr<DeviceRun>> runs_;
+  std::mutex rank_mutex_;
   std::vector<RunReport::Ranked> ranked_;
-  Clock::time_point step_start_ = Clock::now();
-  std::uint64_t bytes_done_ = 0, bytes_total_ = 0, tokens_done_ = 0, tokens_total_ = 0;
 };
 
 /// The partial or finished file that a resumed run finds; a path that does not exist where there is none.
@@ -221,27 +336,22 @@ std::filesystem::path continued_file(const std::string& output, store::Writer::I
   return std::filesystem::exists(partial) ? partial : std::filesystem::path(output);
 }
 
-/// Of the tokens that go through a layer at once.
-std::int64_t largest_batch(const Prepared& prepared) {
-  std::int64_t longest = 0;
-  for (std::int64_t prompt = 0; prompt < prepared.prompts.num_prompts(); ++prompt) {
-    longest = std::max(longest, prepared.prompts.length(prompt));
-  }
-  return std::max(longest, std::min(prepared.plan.tokens_per_batch, prepared.prompts.num_tokens()));
-}
-
 /// Everything from the first weight read to the file's final name.
-void run_into(store::Writer* writer, Prepared& prepared, device::Ops& ops, const store::Layout& layout,
-              const RunOptions& options, const Watch& watch, RunReport& report) {
-  Session session(prepared, ops, layout, writer,
-                  {.ring_bytes = options.pinned_memory_bytes,
-                   .commit_every = std::chrono::duration<double>(options.commit_every_seconds)},
-                  watch);
+void run_into(store::Writer* writer, Prepared& prepared, const Devices& devices, const plan::DevicePlan& placed,
+              const store::Layout& layout, const RunOptions& options, const Watch& watch, RunReport& report) {
+  Session session(prepared, devices, placed, layout, writer, options, watch);
   session.run(report);
   if (writer == nullptr) return;
   session.write_top_k_texts();
-  writer->finish(
-      {{"end_time", now_text()}, {"load_seconds", report.load_seconds}, {"run_seconds", report.run_seconds}});
+  std::vector<std::string> transports;
+  for (const RunReport::Transfer& transfer : report.transfers) {
+    transports.push_back(text(transfer.from, " to ", transfer.to, ": ", transfer.transport,
+                              transfer.why.empty() ? "" : text(" (", transfer.why, ")")));
+  }
+  writer->finish({{"end_time", now_text()},
+                  {"load_seconds", report.load_seconds},
+                  {"run_seconds", report.run_seconds},
+                  {"transports", join(transports, "; ")}});
 }
 
 /// A run that was asked to stop, once all that it had is on the disk.
@@ -265,24 +375,26 @@ void Watch::stop_if_asked() const {
 
 RunReport run(const RunOptions& options, const Watch& watch) {
   const Clock::time_point start = Clock::now();
-  const RunDevice device = open_device(options.device_map, options.max_memory);
-  device::Ops& ops = *device.ops;
   Prepared prepared(options, watch);
-  if (prepared.plan.tokens_per_batch == 0) {
-    prepared.plan.tokens_per_batch = good_batch_tokens(device, prepared.config, prepared.checkpoint, prepared.plan);
-  }
+  const plan::DevicePlan placed = plan_devices(options, prepared, machine_of(options));
+  prepared.plan.tokens_per_batch = placed.tokens_per_batch;
+  const Devices devices = open_devices(placed);
   RunReport report;
   report.test_type = prepared.plan.test_type;
   report.dtype = prepared.plan.dtype;
-  report.device = ops.code_path();
+  report.device = devices.front()->code_path();
   report.num_prompts = prepared.prompts.num_prompts();
   report.num_tokens = prepared.prompts.num_tokens();
   report.output = prepared.output(options);
+  report.predicted = {.load_seconds = placed.load_seconds,
+                      .run_seconds = placed.run_seconds,
+                      .tokens_per_second = placed.tokens_per_second,
+                      .binds = placed.binds};
 
-  expect_memory(device, prepared.config, prepared.checkpoint, prepared.plan, largest_batch(prepared));
+  expect_memory(devices, placed);
   const store::Layout layout = make_layout(
-      prepared, ops, options,
-      choose_matmuls(ops, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));
+      prepared, devices, placed, options,
+      choose_matmuls(devices, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));
 
   std::optional<store::Writer> writer;
   if (report.output != "none") writer.emplace(report.output, layout, options.if_exists);
@@ -292,7 +404,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   }
   if (writer) report.resumed_bytes = writer->resumed_bytes();
   try {
-    run_into(writer ? &*writer : nullptr, prepared, ops, layout, options, watch, report);
+    run_into(writer ? &*writer : nullptr, prepared, devices, placed, layout, options, watch, report);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::interrupted || !writer) throw;
     throw stopped(report.output, *writer);  // the session has ended, and with it committed what it had

@@ -8,6 +8,7 @@
 #include "base/statistics.h"
 #include "plan/plan.h"
 #include "runtime/input.h"
+#include "runtime/link.h"
 #include "store/writer.h"
 
 namespace layerprobe::runtime {
@@ -19,7 +20,9 @@ struct RunOptions {
   std::int64_t tokens_per_batch = 0;  // 0: what the device likes
   std::string dtype = "auto";
   std::string device_map = "auto";
-  std::string max_memory = {};  // of each device; empty: all there is
+  std::string max_memory = {};    // of each device; empty: all there is
+  std::int64_t num_replicas = 0;  // pipelines that take micro-batches from one queue; 0: as many as pay
+  Transport transport = Transport::automatic;
   InputOptions input;
   std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
   store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;
@@ -28,7 +31,16 @@ struct RunOptions {
   std::string command_line;               // kept in the file
 };
 
-/// What a run tells while it goes on. Called from the thread that runs, often: whoever listens decides what to show.
+/// How a device is, while it runs.
+struct DeviceState {
+  std::string name;
+  std::string modules;  // "embed_tokens, 0-15"
+  std::uint64_t memory_bytes = 0;
+  std::string waits_for;  // "weights", "upstream", "downstream", "the ring of captures"; empty: it works
+};
+
+/// What a run tells while it goes on. Called from the threads that run, one at a time, often: whoever listens decides
+/// what to show.
 struct Watch {
   struct Step {
     enum class Kind { loading, running };
@@ -36,6 +48,7 @@ struct Watch {
     std::uint64_t done;  // bytes of weights read, or tokens times layers computed
     std::uint64_t total;
     double seconds;  // since the step began
+    std::function<std::vector<DeviceState>()> devices = {};
   };
   std::function<void(const Step&)> step = [](const Step&) {};
   std::function<void(const std::string&)> warn = [](const std::string&) {};
@@ -61,7 +74,37 @@ struct RunReport {
   double load_seconds = 0;
   double run_seconds = 0;
   double total_seconds = 0;
-  double waited_seconds = 0;  // for the disk, of run_seconds
+  double waited_seconds = 0;  // for the disk, of run_seconds; the longest of any device
+
+  /// A device, what it had to do, and what kept it from doing it.
+  struct Device {
+    std::string name;
+    std::string modules;
+    std::int64_t replica = 0;
+    std::uint64_t most_bytes = 0;  // of memory, at any time
+    double busy_seconds = 0;
+    double busy_share = 0;  // of run_seconds
+    double waited_for_weights_seconds = 0;
+    double waited_for_upstream_seconds = 0;
+    double waited_for_downstream_seconds = 0;
+    double waited_for_ring_seconds = 0;
+  };
+  std::vector<Device> devices;
+  /// How hidden states went from one device to another.
+  struct Transfer {
+    std::string from, to;
+    std::string transport;  // "peer" or "host"
+    std::string why;        // where it is not what was asked for; else empty
+  };
+  std::vector<Transfer> transfers;
+  std::int64_t num_waves = 0;  // times that streamed weights were read; 0: all are resident
+  struct Predicted {
+    double load_seconds = 0;
+    double run_seconds = 0;
+    double tokens_per_second = 0;
+    std::string binds;
+  };
+  Predicted predicted;
 
   struct Point {
     std::string name;

@@ -288,10 +288,11 @@ TEST_CASE("what cannot run is one message and leaves no file") {
   refused({"--random-tokens", "1x2", "--tokens-per-batch", "0"}, "--tokens-per-batch");
   refused({"--random-tokens", "1x2", "--device-map", "cuda:99"}, "error: --device-map: cuda");
   refused({"--random-tokens", "1x2", "--device-map", "gpu"}, "\"gpu\" is no map");
-  refused({"--random-tokens", "1x2", "--device-map", "cpu:0,cpu:1"}, "a run takes one device for now");
-  refused({"--random-tokens", "1x2", "--device-map", "{\"\": \"disk\"}"}, "a run takes one device for now");
+  refused({"--random-tokens", "1x2", "--device-map", "cpu:0,cpu:1", "--replicas", "3"}, "3 replicas");
+  refused({"--random-tokens", "1x2", "--transport", "mail"}, "--transport: \"mail\" is no transport");
   refused({"--random-tokens", "1x2", "--device-map", "cpu:0,", "--max-memory", "1GB"}, "\"\" is no device");
-  refused({"--random-tokens", "1x2", "--device-map", "balanced", "--max-memory", "cpu:0:1KB"}, "1.00 kB may be taken");
+  refused({"--random-tokens", "1x2", "--device-map", "balanced", "--max-memory", "cpu:0:1KB"},
+          "the largest budget is 1.00 kB");
   refused({"--random-tokens", "1x2", "--test-type", "single"}, "takes no prompts");
   refused({"--random-tokens", "1x2", "--test-type", "multi", "--layers", "1-2"}, "begin at layer 1");
   refused({"--random-tokens", "1x2", "--test-type", "multi", "--layers", "0,2"}, "has gaps");

@@ -3,6 +3,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -24,27 +26,117 @@ struct CpuMark : Mark {
   void wait() override {}
 };
 
+struct CpuMoment : Moment {
+  void wait() const override {}
+};
+
+/// Each is done when it is queued.
+struct CpuLoads : Loads {
+  void wait(const std::function<void(std::uint64_t bytes)>&) override {}
+};
+
+class CpuStopwatch : public Stopwatch {
+ public:
+  void start() override { start_ = Clock::now(); }
+  void stop() override { seconds_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
+  double seconds() override { return seconds_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_;
+  double seconds_ = 0;
+};
+
+/// What a device holds, and the most that it ever held. Any thread.
+class MemoryCount {
+ public:
+  void add(std::uint64_t bytes) {
+    const std::uint64_t now = held_ += bytes;
+    for (std::uint64_t most = most_; most < now && !most_.compare_exchange_weak(most, now);) {
+    }
+  }
+  void remove(std::uint64_t bytes) { held_ -= bytes; }
+  Ops::MemoryUse use() const { return {.bytes = held_, .most_bytes = most_}; }
+
+ private:
+  std::atomic<std::uint64_t> held_ = 0, most_ = 0;
+};
+
+/// A weight that is counted while it lives.
+class CountedWeight : public MatMulWeight {
+ public:
+  CountedWeight(std::unique_ptr<MatMulWeight> weight, MemoryCount& count) : weight_(std::move(weight)), count_(count) {
+    count_.add(bytes());
+  }
+  ~CountedWeight() override { count_.remove(bytes()); }
+  CountedWeight(const CountedWeight&) = delete;
+  CountedWeight& operator=(const CountedWeight&) = delete;
+
+  std::int64_t in_features() const override { return weight_->in_features(); }
+  std::int64_t out_features() const override { return weight_->out_features(); }
+  std::size_t bytes() const override { return weight_->bytes(); }
+  const MatMulWeight& weight() const { return *weight_; }
+
+ private:
+  std::unique_ptr<MatMulWeight> weight_;
+  MemoryCount& count_;
+};
+
+class CountedExpertWeights : public ExpertWeights {
+ public:
+  CountedExpertWeights(std::unique_ptr<ExpertWeights> weights, MemoryCount& count)
+      : weights_(std::move(weights)), count_(count) {
+    count_.add(bytes());
+  }
+  ~CountedExpertWeights() override { count_.remove(bytes()); }
+  CountedExpertWeights(const CountedExpertWeights&) = delete;
+  CountedExpertWeights& operator=(const CountedExpertWeights&) = delete;
+
+  std::int64_t num_experts() const override { return weights_->num_experts(); }
+  std::int64_t in_features() const override { return weights_->in_features(); }
+  std::int64_t out_features() const override { return weights_->out_features(); }
+  std::size_t bytes() const override { return weights_->bytes(); }
+  const ExpertWeights& weights() const { return *weights_; }
+
+ private:
+  std::unique_ptr<ExpertWeights> weights_;
+  MemoryCount& count_;
+};
+
 class CpuOps : public Ops {
  public:
-  CpuOps(const Loops& loops, bool native_bf16, int threads) : loops_(loops), workers_(threads) {
+  CpuOps(const Loops& loops, bool native_bf16, int threads, std::string name)
+      : name_(std::move(name)), loops_(loops), workers_(threads) {
     if (native_bf16) onednn_.emplace();
   }
 
-  std::string name() const override { return "cpu"; }
-  // More leaves the caches (512 for two processors), less leaves processors idle.
-  std::int64_t good_batch_tokens() const override { return std::min<std::int64_t>(256 * workers_.count(), 4096); }
+  std::string name() const override { return name_; }
   std::string code_path() const override {
     return text("cpu ", loops_.name, onednn_ ? ", bf16 by " + onednn_name() : "");
   }
   void synchronize() override {}
 
-  Buffer allocate(std::size_t bytes) override { return allocate_bytes(bytes); }
+  Buffer allocate(std::size_t bytes) override;
   std::uint64_t free_bytes() override { return available_bytes(); }
   void copy_from_host(const Tensor& out, const void* host) override;
   void copy_to_host(void* host, const Tensor& x) override;
   Buffer allocate_on_host(std::size_t bytes) override { return allocate_bytes(bytes, 4096); }
   void start_copy_to_host(void* host, const Tensor& x) override { copy_to_host(host, x); }
   std::unique_ptr<Mark> mark() override { return std::make_unique<CpuMark>(); }
+  std::unique_ptr<Moment> moment() override { return std::make_unique<CpuMoment>(); }
+  void follow(const Moment&) override {}
+  Buffer allocate_shared(std::size_t bytes) override { return allocate(bytes); }
+  std::unique_ptr<Moment> start_copy_from_host(const Tensor& out, const void* host, const Moment*) override {
+    copy_from_host(out, host);
+    return moment();
+  }
+  bool reaches(const Ops& other) const override { return dynamic_cast<const CpuOps*>(&other) != nullptr; }
+  std::unique_ptr<Moment> send(const Send& args) override {
+    copy_to_host(args.out.data, args.x);
+    return moment();
+  }
+  std::unique_ptr<Stopwatch> stopwatch() override { return std::make_unique<CpuStopwatch>(); }
+  MemoryUse memory_use() const override { return memory_.use(); }
   // One writer: the processors are busy with the layers.
   CaptureResources capture_resources() override { return {.ring_bytes = std::size_t{48} << 20, .writers = 1}; }
   bool keeps_fp8() const override { return false; }
@@ -52,7 +144,7 @@ class CpuOps : public Ops {
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
   std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) override;
-  void finish_loads(const std::function<void(std::uint64_t bytes)>&) override {}  // each is done when it is queued
+  std::unique_ptr<Loads> start_loads() override { return std::make_unique<CpuLoads>(); }
   void matmul(const MatMul& args) override;
   std::string matmul_choices(std::span<const MatMulShape>) override { return {}; }
   void use_matmul_choices(std::string_view) override {}
@@ -67,12 +159,14 @@ class CpuOps : public Ops {
   void route_tokens(const RouteTokens& args) override;
   void group_by_expert(const GroupByExpert& args) override;
   void gather_rows(const GatherRows& args) override;
-  void expert_matmul(const ExpertMatMul& args) override { cpu::expert_matmul(args, loops_, workers_); }
+  void expert_matmul(const ExpertMatMul& args) override;
   void combine_experts(const CombineExperts& args) override;
   void append_statistics(const AppendStatistics& args) override;
   void mean_rows(const MeanRows& args) override;
 
  private:
+  const std::string name_;
+  MemoryCount memory_;
   const Loops& loops_;
   std::optional<OneDnn> onednn_;  // where it multiplies bf16
   Workers workers_;
@@ -81,6 +175,13 @@ class CpuOps : public Ops {
 };
 
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.columns) * size_of(x.dtype); }
+
+Buffer CpuOps::allocate(std::size_t bytes) {
+  auto memory = std::make_shared<Buffer>(allocate_bytes(bytes));
+  memory_.add(bytes);
+  void* const data = memory->data();
+  return Buffer(data, bytes, [this, bytes, memory = std::move(memory)](void*) { memory_.remove(bytes); });
+}
 
 void CpuOps::copy_from_host(const Tensor& out, const void* host) {
   check_tensor("copy_from_host", "out", out, Elements::any);
@@ -112,15 +213,20 @@ void CpuOps::load(const Load& args) {
 
 std::unique_ptr<MatMulWeight> CpuOps::matmul_weight(const MatMulWeightParts& parts) {
   check(parts);
-  return pack_weight(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_);
+  return std::make_unique<CountedWeight>(pack_weight(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_), memory_);
 }
 
 std::unique_ptr<ExpertWeights> CpuOps::expert_weights(const ExpertWeightsParts& parts) {
   check(parts);
-  return pack_expert_weights(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_);
+  return std::make_unique<CountedExpertWeights>(
+      pack_expert_weights(parts, loops_, onednn_ ? &*onednn_ : nullptr, workers_), memory_);
 }
 
-void CpuOps::matmul(const MatMul& args) { cpu::matmul(args, loops_, workers_); }
+void CpuOps::matmul(const MatMul& args) {
+  const auto* weight = dynamic_cast<const CountedWeight*>(&args.weight);
+  expect(weight != nullptr, "a weight is multiplied on the device that made it");
+  cpu::matmul({.out = args.out, .x = args.x, .weight = weight->weight()}, loops_, workers_);
+}
 
 void CpuOps::embedding(const Embedding& args) {
   check(args);
@@ -192,6 +298,17 @@ void CpuOps::gather_rows(const GatherRows& args) {
   });
 }
 
+void CpuOps::expert_matmul(const ExpertMatMul& args) {
+  const auto* weights = dynamic_cast<const CountedExpertWeights*>(&args.weight);
+  expect(weights != nullptr, "experts' weights are multiplied on the device that made them");
+  cpu::expert_matmul({.out = args.out,
+                      .x = args.x,
+                      .weight = weights->weights(),
+                      .first_expert = args.first_expert,
+                      .first_rows = args.first_rows},
+                     loops_, workers_);
+}
+
 void CpuOps::combine_experts(const CombineExperts& args) {
   check(args);
   workers_.for_rows(args.out, [&](Rows rows) { cpu::combine_experts(args, rows); });
@@ -252,17 +369,19 @@ void CpuOps::mean_rows(const MeanRows& args) {
 
 }  // namespace
 
-std::unique_ptr<Ops> cpu_ops_on(const Loops& loops, bool native_bf16, int threads) {
+std::unique_ptr<Ops> cpu_ops_on(const Loops& loops, bool native_bf16, int threads, std::string name) {
   expect(threads >= 0, "a number of threads is not negative");
-  return std::make_unique<CpuOps>(loops, native_bf16, threads > 0 ? threads : omp_get_max_threads());
+  return std::make_unique<CpuOps>(loops, native_bf16, threads > 0 ? threads : omp_get_max_threads(), std::move(name));
 }
 
 }  // namespace layerprobe::device::cpu
 
 namespace layerprobe::device {
 
-std::unique_ptr<Ops> cpu_ops(int threads) {
-  return cpu::cpu_ops_on(*cpu::supported_loops().front(), cpu::onednn_has_bf16(), threads);
+int cpu_threads() { return omp_get_max_threads(); }
+
+std::unique_ptr<Ops> cpu_ops(int threads, std::string name) {
+  return cpu::cpu_ops_on(*cpu::supported_loops().front(), cpu::onednn_has_bf16(), threads, std::move(name));
 }
 
 }  // namespace layerprobe::device

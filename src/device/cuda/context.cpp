@@ -143,6 +143,37 @@ Buffer Context::allocate(std::size_t bytes, std::function<void(void*)> before_fr
   });
 }
 
+/// Not of the pool, whose memory other GPUs see only once all of it has been opened to them.
+Buffer Context::allocate_for_peers(std::size_t bytes) {
+  use();
+  void* data = nullptr;
+  const cudaError_t status = cudaMalloc(&data, std::max<std::size_t>(bytes, 1));
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error({.kind = ErrorKind::resource,
+                 .where = name(),
+                 .what = text("not enough memory for ", bytes,
+                              " bytes that come from other GPUs: ", bytes_text(free_bytes()), " are free"),
+                 .fix = "lower --tokens-per-batch or --max-memory"});
+  }
+  check(status, text("allocate memory on ", name()));
+  peers_bytes_ += bytes;
+  return Buffer(data, bytes, [this, bytes](void* given) {
+    cudaFree(given);
+    peers_bytes_ -= bytes;
+  });
+}
+
+Ops::MemoryUse Context::memory_use() const {
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t used = 0, most = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, index_) == cudaSuccess) {
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used);
+    cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &most);
+  }
+  return {.bytes = used + peers_bytes_, .most_bytes = most + peers_bytes_};
+}
+
 /// Huge pages are touched and registered ten times as fast as cudaMallocHost's.
 Buffer Context::allocate_on_host(std::size_t bytes) const {
   use();

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -25,7 +26,8 @@ class Context {
   /// old, Error(resource) when other programs hold its memory.
   explicit Context(int index);
 
-  std::string name() const;                            // "cuda:0"
+  std::string name() const;  // "cuda:0"
+  int index() const { return index_; }
   const std::string& model() const { return model_; }  // "NVIDIA H100 80GB HBM3"
   int capability() const { return capability_; }       // 90 for compute capability 9.0
   cudaStream_t stream() const { return stream_.get(); }
@@ -39,6 +41,10 @@ class Context {
   /// As Ops::allocate. Memory comes and goes in the stream's order: what is queued before a buffer's end may use it
   /// still; `before_free` is called before it goes. Buffers end before the context.
   Buffer allocate(std::size_t bytes, std::function<void(void*)> before_free = {}) const;
+  /// As Ops::allocate_shared: other GPUs may write to it once they have been given access to this one.
+  Buffer allocate_for_peers(std::size_t bytes);
+  /// As Ops::memory_use.
+  Ops::MemoryUse memory_use() const;
   /// As Ops::allocate_on_host.
   Buffer allocate_on_host(std::size_t bytes) const;
 
@@ -71,6 +77,7 @@ class Context {
   PinnedMemory staging_;  // the segments, one after the other
   std::array<Segment, 4> segments_;
   std::size_t segment_ = 0;
+  std::atomic<std::uint64_t> peers_bytes_ = 0;  // of allocate_for_peers
 };
 
 }  // namespace layerprobe::device::cuda

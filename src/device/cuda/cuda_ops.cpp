@@ -1,6 +1,7 @@
 #include "device/cuda/cuda_ops.h"
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -10,9 +11,9 @@
 #include "device/cuda/attention.h"
 #include "device/cuda/context.h"
 #include "device/cuda/fp8_weights.h"
-#include "device/cuda/host_copies.h"
 #include "device/cuda/loader.h"
 #include "device/cuda/matmul.h"
+#include "device/cuda/side_copies.h"
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
 #include "kernels/check.h"
@@ -35,10 +36,14 @@ constexpr std::size_t kMostWaitingBytes = std::size_t{64} << 20;  // of statisti
 
 kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.row_stride}; }
 
+std::size_t bytes_of(const Tensor& tensor) {
+  return static_cast<std::size_t>(tensor.rows * tensor.columns) * size_of(tensor.dtype);
+}
+
 class CudaMark : public Mark {
  public:
   /// Made when the operations' stream has been given all that it stands for.
-  CudaMark(const Context& context, HostCopies& copies, StatisticsQueue& statistics)
+  CudaMark(const Context& context, SideCopies& copies, StatisticsQueue& statistics)
       : context_(context), statistics_(statistics), waiting_(statistics.take()) {
     copies.follow_operations();
     passed_ = context.record(copies.stream());
@@ -64,6 +69,64 @@ class CudaMark : public Mark {
   Event passed_;
 };
 
+class CudaMoment : public Moment {
+ public:
+  explicit CudaMoment(Event event) { events_.push_back(std::move(event)); }
+
+  void also(Event event) { events_.push_back(std::move(event)); }
+  /// Lets what `stream` does next wait for it.
+  void precede(cudaStream_t stream) const {
+    for (const Event& event : events_) kernels::check(cudaStreamWaitEvent(stream, event.get()), "order work of GPUs");
+  }
+  void wait() const override {
+    for (const Event& event : events_) kernels::check(cudaEventSynchronize(event.get()), "wait for a GPU");
+  }
+
+ private:
+  std::vector<Event> events_;
+};
+
+/// Of a moment, if there is one.
+void let_precede(const Moment* moment, cudaStream_t stream) {
+  if (moment == nullptr) return;
+  const auto* of_gpu = dynamic_cast<const CudaMoment*>(moment);
+  if (of_gpu != nullptr) return of_gpu->precede(stream);
+  moment->wait();  // of the host's processors
+}
+
+class CudaStopwatch : public Stopwatch {
+ public:
+  explicit CudaStopwatch(const Context& context) : context_(context) {}
+
+  void start() override { spans_.push_back({.begin = now(), .end = {}}); }
+  void stop() override { spans_.back().end = now(); }
+  double seconds() override {
+    double seconds = 0;
+    for (const Span& span : spans_) {
+      float milliseconds = 0;
+      if (span.end.get() == nullptr) continue;
+      kernels::check(cudaEventElapsedTime(&milliseconds, span.begin.get(), span.end.get()), "measure time");
+      seconds += milliseconds / 1e3;
+    }
+    return seconds;
+  }
+
+ private:
+  struct Span {
+    Event begin, end;
+  };
+  Event now() const {
+    context_.use();
+    Event event;
+    kernels::check(cudaEventCreate(event.out()), "measure time");
+    kernels::check(cudaEventRecord(event.get(), context_.stream()), "measure time");
+    return event;
+  }
+
+  const Context& context_;
+  std::vector<Span> spans_;
+};
+
 class CudaOps : public Ops {
  public:
   CudaOps(int index, const DeviceOptions& options)
@@ -77,6 +140,8 @@ class CudaOps : public Ops {
   ~CudaOps() override {  // copies may still be on their way
     cudaStreamSynchronize(context_.stream());
     cudaStreamSynchronize(copies_.stream());
+    if (to_gpus_) cudaStreamSynchronize(to_gpus_->stream());
+    if (arrivals_.get() != nullptr) cudaStreamSynchronize(arrivals_.get());
   }
 
   std::string name() const override { return context_.name(); }
@@ -84,8 +149,6 @@ class CudaOps : public Ops {
     return text("cuda ", context_.model(), ", kernels of compute capability ", kernels_capability_ / 10, ".",
                 kernels_capability_ % 10, ", products by ", matmuls_.library());
   }
-  // Products run within 2% of their best rate from 4,096 tokens on, attention needs as many tiles as it can get.
-  std::int64_t good_batch_tokens() const override { return 8192; }
   void synchronize() override;
 
   Buffer allocate(std::size_t bytes) override;
@@ -95,13 +158,21 @@ class CudaOps : public Ops {
   Buffer allocate_on_host(std::size_t bytes) override { return context_.allocate_on_host(bytes); }
   void start_copy_to_host(void* host, const Tensor& x) override;
   std::unique_ptr<Mark> mark() override;
+  std::unique_ptr<Moment> moment() override;
+  void follow(const Moment& moment) override;
+  Buffer allocate_shared(std::size_t bytes) override { return context_.allocate_for_peers(bytes); }
+  std::unique_ptr<Moment> start_copy_from_host(const Tensor& out, const void* host, const Moment* after) override;
+  bool reaches(const Ops& other) const override;
+  std::unique_ptr<Moment> send(const Send& args) override;
+  std::unique_ptr<Stopwatch> stopwatch() override { return std::make_unique<CudaStopwatch>(context_); }
+  MemoryUse memory_use() const override { return context_.memory_use(); }
   CaptureResources capture_resources() override;
   bool keeps_fp8() const override { return true; }
   void reserve(std::size_t bytes) override;
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
   std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) override;
-  void finish_loads(const std::function<void(std::uint64_t bytes)>& read) override;
+  std::unique_ptr<Loads> start_loads() override;
   std::string matmul_choices(std::span<const MatMulShape> shapes) override;
   void use_matmul_choices(std::string_view choices) override;
   void matmul(const MatMul& args) override;
@@ -129,8 +200,10 @@ class CudaOps : public Ops {
   Loader loader_;
   MatMuls matmuls_;
   cuda::Attention attention_;
-  HostCopies copies_;
+  SideCopies copies_;
   StatisticsQueue statistics_;
+  std::optional<SideCopies> to_gpus_;  // once there is something to send
+  Stream arrivals_;                    // that copies from the host go on beside operations, once there are any
 };
 
 /// Every operation begins so: what it writes may still be on its way to the host.
@@ -138,6 +211,9 @@ void CudaOps::begin_writing(std::initializer_list<Tensor> outs) {
   context_.use();
   for (const Tensor& out : outs) copies_.before_write(out);
   copies_.operations_queued();
+  if (!to_gpus_) return;
+  for (const Tensor& out : outs) to_gpus_->before_write(out);
+  to_gpus_->operations_queued();
 }
 
 void CudaOps::synchronize() {
@@ -149,7 +225,10 @@ void CudaOps::synchronize() {
 
 Buffer CudaOps::allocate(std::size_t bytes) {
   context_.use();
-  return context_.allocate(bytes, [this, bytes](void* data) { copies_.before_write(data, bytes); });
+  return context_.allocate(bytes, [this, bytes](void* data) {
+    copies_.before_write(data, bytes);
+    if (to_gpus_) to_gpus_->before_write(data, bytes);
+  });
 }
 
 std::uint64_t CudaOps::free_bytes() {
@@ -187,6 +266,57 @@ std::unique_ptr<Mark> CudaOps::mark() {
   return std::make_unique<CudaMark>(context_, copies_, statistics_);
 }
 
+std::unique_ptr<Moment> CudaOps::moment() {
+  context_.use();
+  auto moment = std::make_unique<CudaMoment>(context_.record(context_.stream()));
+  if (copies_.is_busy()) moment->also(context_.record(copies_.stream()));
+  if (to_gpus_ && to_gpus_->is_busy()) moment->also(context_.record(to_gpus_->stream()));
+  return moment;
+}
+
+void CudaOps::follow(const Moment& moment) {
+  context_.use();
+  let_precede(&moment, context_.stream());
+}
+
+std::unique_ptr<Moment> CudaOps::start_copy_from_host(const Tensor& out, const void* host, const Moment* after) {
+  check_tensor("start_copy_from_host", "out", out);
+  context_.use();
+  if (arrivals_.get() == nullptr) {
+    kernels::check(cudaStreamCreateWithFlags(arrivals_.out(), cudaStreamNonBlocking),
+                   text("make a stream on ", name()));
+  }
+  let_precede(after, arrivals_.get());
+  kernels::check(cudaMemcpyAsync(out.data, host, bytes_of(out), cudaMemcpyHostToDevice, arrivals_.get()),
+                 text("copy to ", name()));
+  return std::make_unique<CudaMoment>(context_.record(arrivals_.get()));
+}
+
+bool CudaOps::reaches(const Ops& other) const {
+  const auto* receiver = dynamic_cast<const CudaOps*>(&other);
+  if (receiver == nullptr) return false;
+  context_.use();
+  int can = 0;
+  if (cudaDeviceCanAccessPeer(&can, context_.index(), receiver->context_.index()) != cudaSuccess || can == 0) {
+    cudaGetLastError();  // the runtime keeps it, and would give it to the next launch
+    return false;
+  }
+  const cudaError_t status = cudaDeviceEnablePeerAccess(receiver->context_.index(), 0);
+  if (status != cudaSuccess) cudaGetLastError();
+  return status == cudaSuccess || status == cudaErrorPeerAccessAlreadyEnabled;
+}
+
+std::unique_ptr<Moment> CudaOps::send(const Send& args) {
+  check_tensor("send", "x", args.x);
+  const auto* receiver = dynamic_cast<const CudaOps*>(&args.receiver);
+  expect(receiver != nullptr, "a GPU sends to a GPU");
+  context_.use();
+  if (!to_gpus_) to_gpus_.emplace(context_);
+  let_precede(args.after, to_gpus_->stream());
+  to_gpus_->start_to_gpu(receiver->context_.index(), args.out.data, args.x);
+  return std::make_unique<CudaMoment>(context_.record(to_gpus_->stream()));
+}
+
 Ops::CaptureResources CudaOps::capture_resources() {
   // Some layers of a batch, so that a writer may pause; half of the cores bring 20 GB/s to a file in memory.
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -217,9 +347,9 @@ std::unique_ptr<ExpertWeights> CudaOps::expert_weights(const ExpertWeightsParts&
   return matmuls_.expert_weights(parts, loader_);
 }
 
-void CudaOps::finish_loads(const std::function<void(std::uint64_t bytes)>& read) {
+std::unique_ptr<Loads> CudaOps::start_loads() {
   context_.use();
-  loader_.finish(read);
+  return loader_.start();
 }
 
 std::string CudaOps::matmul_choices(std::span<const MatMulShape> shapes) {

@@ -23,17 +23,21 @@ namespace {
 using kernels::check;
 
 constexpr std::size_t kMostThreads = 16;  // a core moves some 3 GB/s from a file's pages, the link 50
-constexpr std::size_t kRooms = 2;         // of a thread: one is filled while the other is copied from
+constexpr std::size_t kRooms = Loader::Means::kRooms;
 constexpr std::size_t kPartAlignment = 256;
 constexpr std::size_t kStagingBytes = LoadPlan::kPieceBytes + LoadPlan::kMostParts * kPartAlignment;
 constexpr std::chrono::milliseconds kTellEvery{50};
 
 /// What the threads of one loading share.
-class Loading {
+class Loading : public Loads {
  public:
-  Loading(Context& context, const LoadPlan& plan);
-  /// Returns once every thread has ended and nothing is on its way.
-  void run(const std::function<void(std::uint64_t bytes)>& read);
+  /// Starts them.
+  Loading(Context& context, Loader& loader, std::vector<QueuedLoad> loads);
+  ~Loading() override { join(); }
+  Loading(const Loading&) = delete;
+  Loading& operator=(const Loading&) = delete;
+
+  void wait(const std::function<void(std::uint64_t bytes)>& read) override;
 
  private:
   class Reader;
@@ -41,9 +45,11 @@ class Loading {
   /// The index of the next piece to read; nothing once all are taken or the loading ends.
   std::optional<std::size_t> take();
   void wait_and_tell(const std::function<void(std::uint64_t bytes)>& read);
+  void join();
 
   Context& context_;
-  const LoadPlan& plan_;
+  Loader& loader_;
+  const LoadPlan plan_;
   const std::string doing_;
   const std::size_t num_threads_;
   Event places_ready_;
@@ -56,41 +62,41 @@ class Loading {
   std::condition_variable has_ended_;
   std::size_t num_ended_ = 0;
   std::exception_ptr failure_;  // the first
+  std::vector<std::thread> threads_;
 };
 
-/// One thread's means: pinned rooms, and a stream that what is in them leaves by.
+/// One thread's work.
 class Loading::Reader {
  public:
   Reader(Loading& loading, std::byte* staging, std::size_t num_rooms)
       : loading_(loading),
         doing_(loading.doing_),
         staging_(staging),
-        pages_(loading.context_.allocate_on_host(num_rooms * loading.plan_.room_bytes)),
+        means_(loading.loader_.take_means(num_rooms * loading.plan_.room_bytes)),
         num_rooms_(num_rooms) {
-    check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), doing_);
-    check(cudaStreamWaitEvent(stream_.get(), loading.places_ready_.get(), 0), doing_);
-    for (Event& event : is_free_) {
-      check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming | cudaEventBlockingSync), doing_);
-    }
+    check(cudaStreamWaitEvent(means_.stream.get(), loading.places_ready_.get(), 0), doing_);
   }
-  ~Reader() { cudaStreamSynchronize(stream_.get()); }  // before the pages go
+  ~Reader() {
+    cudaStreamSynchronize(means_.stream.get());  // before the pages go
+    loading_.loader_.give_back(std::move(means_));
+  }
 
   void read_all() {
     const std::size_t room_bytes = loading_.plan_.room_bytes;
     std::size_t room = 0;
     for (std::optional<std::size_t> next = loading_.take(); next; next = loading_.take()) {
       const LoadPiece& piece = loading_.plan_.pieces[*next];
-      check(cudaEventSynchronize(is_free_[room].get()), doing_);
+      check(cudaEventSynchronize(means_.is_free[room].get()), doing_);
       const std::byte* const bytes =
           read_piece(loading_.plan_.sources[piece.source], piece,
-                     {static_cast<std::byte*>(pages_.data()) + room * room_bytes, room_bytes});
+                     {static_cast<std::byte*>(means_.pages.data()) + room * room_bytes, room_bytes});
       std::size_t staged = 0;
       for (const LoadPart& part : piece.parts) send(piece, part, bytes, staged);
-      check(cudaEventRecord(is_free_[room].get(), stream_.get()), doing_);
+      check(cudaEventRecord(means_.is_free[room].get(), means_.stream.get()), doing_);
       loading_.read_bytes_ += piece.bytes;
       room = (room + 1) % num_rooms_;
     }
-    check(cudaStreamSynchronize(stream_.get()), doing_);
+    check(cudaStreamSynchronize(means_.stream.get()), doing_);
   }
 
  private:
@@ -102,7 +108,7 @@ class Loading::Reader {
     const std::size_t count = static_cast<std::size_t>(part.end - part.begin);
     const bool copies = LoadPlan::is_copy(load);
     std::byte* const to = copies ? static_cast<std::byte*>(load.out.data) + part.begin : staging_ + staged;
-    check(cudaMemcpyAsync(to, from, count, cudaMemcpyHostToDevice, stream_.get()), doing_);
+    check(cudaMemcpyAsync(to, from, count, cudaMemcpyHostToDevice, means_.stream.get()), doing_);
     if (copies) return;
     staged += (count + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
     const StorageTraits& traits = traits_of(values.storage);
@@ -121,28 +127,33 @@ class Loading::Reader {
                              .head_dim = values.interleaved_heads == 0 ? 0 : rows / values.interleaved_heads,
                              .storage = values.storage,
                              .dtype = load.out.dtype},
-                            stream_.get());
+                            means_.stream.get());
   }
 
   Loading& loading_;
   const std::string& doing_;
   std::byte* const staging_;  // [kStagingBytes]; none where nothing is converted
-  const Buffer pages_;        // pinned: [num_rooms_, room_bytes]
-  Stream stream_;
-  std::array<Event, kRooms> is_free_;  // of each room, once it has been copied from
+  Loader::Means means_;
   const std::size_t num_rooms_;
 };
 
-Loading::Loading(Context& context, const LoadPlan& plan)
+Loading::Loading(Context& context, Loader& loader, std::vector<QueuedLoad> loads)
     : context_(context),
-      plan_(plan),
+      loader_(loader),
+      plan_(std::move(loads)),
       doing_(text("load weights to ", context.name())),
-      num_threads_(std::min({kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1),
-                             std::max<std::size_t>(plan.pieces.size(), 1)})) {
+      num_threads_(std::min(
+          {kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1), plan_.pieces.size()})) {
   context.use();
-  if (plan.converts) staging_ = context.allocate(num_threads_ * kStagingBytes);
+  if (plan_.converts) staging_ = context.allocate(num_threads_ * kStagingBytes);
   check(cudaEventCreateWithFlags(places_ready_.out(), cudaEventDisableTiming), doing_);
   check(cudaEventRecord(places_ready_.get(), context.stream()), doing_);
+  try {
+    for (std::size_t i = 0; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
+  } catch (...) {
+    join();
+    throw;
+  }
 }
 
 std::optional<std::size_t> Loading::take() {
@@ -180,20 +191,21 @@ void Loading::wait_and_tell(const std::function<void(std::uint64_t bytes)>& read
   }
 }
 
-void Loading::run(const std::function<void(std::uint64_t bytes)>& read) {
-  struct Threads {
-    ~Threads() {
-      loading.is_stopped_ = true;  // they have ended by themselves, or what is thrown ends them
-      for (std::thread& thread : all) thread.join();
-    }
-    Loading& loading;
-    std::vector<std::thread> all = {};
-  };
-  {
-    Threads threads{*this};
-    for (std::size_t i = 0; i < num_threads_; ++i) threads.all.emplace_back([this, i] { work(i); });
+/// Threads have ended by themselves, or it ends them.
+void Loading::join() {
+  is_stopped_ = true;
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+void Loading::wait(const std::function<void(std::uint64_t bytes)>& read) {
+  try {
     wait_and_tell(read);
+  } catch (...) {
+    join();
+    throw;
   }
+  join();
   if (failure_) std::rethrow_exception(failure_);
 }
 
@@ -201,10 +213,33 @@ void Loading::run(const std::function<void(std::uint64_t bytes)>& read) {
 
 void Loader::add(const Tensor& out, const StoredValues& values) { queued_.push_back({out, values}); }
 
-void Loader::finish(const std::function<void(std::uint64_t bytes)>& read) {
-  if (queued_.empty()) return;
-  const LoadPlan plan(std::exchange(queued_, {}));
-  Loading(context_, plan).run(read);
+std::unique_ptr<Loads> Loader::start() {
+  return std::make_unique<Loading>(context_, *this, std::exchange(queued_, {}));
+}
+
+Loader::Means Loader::take_means(std::size_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto fits = std::ranges::find_if(means_, [&](const Means& means) { return means.pages.bytes() >= bytes; });
+    if (fits != means_.end()) {
+      Means means = std::move(*fits);
+      means_.erase(fits);
+      return means;
+    }
+  }
+  const std::string doing = text("load weights to ", context_.name());
+  Means means;
+  means.pages = context_.allocate_on_host(bytes);
+  check(cudaStreamCreateWithFlags(means.stream.out(), cudaStreamNonBlocking), doing);
+  for (Event& event : means.is_free) {
+    check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming | cudaEventBlockingSync), doing);
+  }
+  return means;
+}
+
+void Loader::give_back(Means means) {
+  const std::lock_guard lock(mutex_);
+  means_.push_back(std::move(means));
 }
 
 }  // namespace layerprobe::device::cuda

@@ -1,6 +1,8 @@
 #pragma once
 
-#include <functional>
+#include <array>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "device/cuda/context.h"
@@ -16,12 +18,26 @@ class Loader {
 
   /// As Ops::load, arguments checked.
   void add(const Tensor& out, const StoredValues& values);
-  /// As Ops::finish_loads.
-  void finish(const std::function<void(std::uint64_t bytes)>& read);
+  /// As Ops::start_loads.
+  std::unique_ptr<Loads> start();
+
+  /// One reading thread's means: pinned rooms, and a stream that what is in them leaves by.
+  struct Means {
+    static constexpr std::size_t kRooms = 2;  // at most: one is filled while the other is copied from
+
+    Buffer pages;
+    Stream stream;
+    std::array<Event, kRooms> is_free;  // of each room, once it has been copied from
+  };
+  /// Pinned memory takes long to make: what a loading had serves the next. Any thread.
+  Means take_means(std::size_t bytes);
+  void give_back(Means means);
 
  private:
   Context& context_;
   std::vector<QueuedLoad> queued_;
+  std::mutex mutex_;  // of the means that nobody has
+  std::vector<Means> means_;
 };
 
 }  // namespace layerprobe::device::cuda

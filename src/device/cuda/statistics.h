@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "device/cuda/host_copies.h"
+#include "device/cuda/side_copies.h"
 
 namespace layerprobe::device::cuda {
 
@@ -13,7 +13,7 @@ namespace layerprobe::device::cuda {
 class StatisticsQueue {
  public:
   /// Both outlive this.
-  StatisticsQueue(Context& context, HostCopies& copies) : context_(context), copies_(copies) {}
+  StatisticsQueue(Context& context, SideCopies& copies) : context_(context), copies_(copies) {}
 
   /// As Ops::append_statistics, arguments checked. One thread at a time.
   void add(const Ops::AppendStatistics& args);
@@ -44,7 +44,7 @@ class StatisticsQueue {
   Block free_block(std::size_t bytes);
 
   Context& context_;
-  HostCopies& copies_;
+  SideCopies& copies_;
   std::vector<Waiting> waiting_;
   std::vector<Buffer> chunks_;  // the blocks' memory on the host
   std::size_t chunk_used_ = 0, chunk_bytes_ = 0;

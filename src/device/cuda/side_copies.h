@@ -6,10 +6,11 @@
 
 namespace layerprobe::device::cuda {
 
-/// Copies from one GPU to the host that go on beside its operations, on a stream of their own. One thread at a time.
-class HostCopies {
+/// Copies from one GPU, to the host or to another GPU, that go on beside its operations, on a stream of their own. One
+/// thread at a time.
+class SideCopies {
  public:
-  explicit HostCopies(Context& context);
+  explicit SideCopies(Context& context);
 
   cudaStream_t stream() const { return stream_.get(); }
   /// To be called when the operations' stream has been given something.
@@ -19,6 +20,10 @@ class HostCopies {
 
   /// As Ops::start_copy_to_host, arguments checked.
   void start(void* host, const Tensor& x);
+  /// As Ops::send, arguments checked, to the GPU of that number.
+  void start_to_gpu(int receiver, void* out, const Tensor& x);
+  /// Whether anything was begun of which it is not known that it has ended.
+  bool is_busy() const { return !sources_.empty(); }
   /// Lets what the operations' stream does next wait for the copies that still read these bytes, if any.
   void before_write(const void* data, std::size_t bytes);
   void before_write(const Tensor& out);
@@ -30,6 +35,9 @@ class HostCopies {
     const std::byte* end;
     Event copied;
   };
+
+  /// What has been begun last reads the tensor.
+  void reads(const Tensor& x);
 
   Context& context_;
   Stream stream_;

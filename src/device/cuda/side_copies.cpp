@@ -1,4 +1,4 @@
-#include "device/cuda/host_copies.h"
+#include "device/cuda/side_copies.h"
 
 #include "base/text.h"
 #include "kernels/check.h"
@@ -15,18 +15,18 @@ std::size_t extent_bytes(const Tensor& x) {
 
 }  // namespace
 
-HostCopies::HostCopies(Context& context) : context_(context) {
+SideCopies::SideCopies(Context& context) : context_(context) {
   check(cudaStreamCreateWithFlags(stream_.out(), cudaStreamNonBlocking), text("make a stream on ", context.name()));
 }
 
-void HostCopies::follow_operations() {
+void SideCopies::follow_operations() {
   if (!is_behind_) return;
   is_behind_ = false;
   const Event queued = context_.record(context_.stream());
   check(cudaStreamWaitEvent(stream(), queued.get()), text("order the work of ", context_.name()));
 }
 
-void HostCopies::start(void* host, const Tensor& x) {
+void SideCopies::start(void* host, const Tensor& x) {
   if (x.rows == 0) return;
   follow_operations();
   const std::size_t row_bytes = static_cast<std::size_t>(x.columns) * size_of(x.dtype);
@@ -39,12 +39,24 @@ void HostCopies::start(void* host, const Tensor& x) {
                             row_bytes, rows, cudaMemcpyDeviceToHost, stream()),
           doing);
   }
+  reads(x);
+}
+
+void SideCopies::start_to_gpu(int receiver, void* out, const Tensor& x) {
+  if (x.rows == 0) return;
+  follow_operations();
+  check(cudaMemcpyPeerAsync(out, receiver, x.data, context_.index(), extent_bytes(x), stream()),
+        text("copy from ", context_.name(), " to cuda:", receiver));
+  reads(x);
+}
+
+void SideCopies::reads(const Tensor& x) {
   while (!sources_.empty() && cudaEventQuery(sources_.front().copied.get()) == cudaSuccess) sources_.pop_front();
   const auto* const begin = static_cast<const std::byte*>(x.data);
   sources_.push_back({begin, begin + extent_bytes(x), context_.record(stream())});
 }
 
-void HostCopies::before_write(const void* data, std::size_t bytes) {
+void SideCopies::before_write(const void* data, std::size_t bytes) {
   const auto* const begin = static_cast<const std::byte*>(data);
   const Source* last = nullptr;  // copies are done in order
   for (const Source& source : sources_) {
@@ -54,7 +66,7 @@ void HostCopies::before_write(const void* data, std::size_t bytes) {
   check(cudaStreamWaitEvent(context_.stream(), last->copied.get()), text("order the work of ", context_.name()));
 }
 
-void HostCopies::before_write(const Tensor& out) {
+void SideCopies::before_write(const Tensor& out) {
   if (out.rows > 0) before_write(out.data, extent_bytes(out));
 }
 
