@@ -81,6 +81,7 @@ struct RunReport {
     std::string name;
     std::string modules;
     std::int64_t replica = 0;
+    std::string weights_from;      // the device that they were copied from; empty: the checkpoint
     std::uint64_t most_bytes = 0;  // of memory, at any time
     double busy_seconds = 0;
     double busy_share = 0;  // of run_seconds
