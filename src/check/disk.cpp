@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
+constexpr std::uint64_t kFewBytes = std::uint64_t{64} << 20;
 constexpr std::size_t kReaders = 4;
 constexpr double kMostSeconds = 8;
 constexpr double kSlowRate = 2e8;  // a plain disk: loading 100 GB takes eight minutes
@@ -149,7 +150,8 @@ ReadTrial try_reading(const std::vector<fs::path>& files, std::uint64_t bytes) {
     for (std::size_t i = 0; i < kReaders; ++i) readers.emplace_back(read);
   }
   if (failure) std::rethrow_exception(failure);
-  return {.is_in_memory = file.is_in_memory(),
+  return {.bytes = done,
+          .is_in_memory = file.is_in_memory(),
           .is_direct = direct.has_value(),
           .rate = static_cast<double>(done) / std::max(seconds_since(start), 1e-9)};
 }
@@ -162,6 +164,11 @@ Item judge_reading(const ReadTrial& trial, std::uint64_t checkpoint_bytes) {
                                                 : ", through the page cache",
                              ", ", seconds_text(static_cast<double>(checkpoint_bytes) / trial.rate), " for all of ",
                              bytes_text(checkpoint_bytes))};
+  if (trial.bytes < kFewBytes) {
+    item.status = Status::skip;
+    item.measured = text("too little to tell: ", bytes_text(trial.bytes));
+    return item;
+  }
   if (trial.rate >= kSlowRate) return item;
   item.status = Status::warn;
   item.expected = text(rate_text(kSlowRate), " or more");

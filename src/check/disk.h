@@ -24,6 +24,7 @@ WriteTrial try_writing(const std::filesystem::path& folder, std::uint64_t bytes)
 Items judge_writing(const WriteTrial& trial, std::optional<std::uint64_t> needed_bytes);
 
 struct ReadTrial {
+  std::uint64_t bytes = 0;
   bool is_in_memory = false;
   bool is_direct = false;  // past the page cache
   double rate = 0;

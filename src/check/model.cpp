@@ -113,7 +113,7 @@ bool is_sha256(const std::string& name) {
 
 std::uint64_t Model::bytes() const {
   std::uint64_t sum = 0;
-  for (const fs::path& file : checkpoint->files()) sum += fs::file_size(file);
+  for (const fs::path& file : checkpoint->files()) sum += File::open_for_reading(file).size();
   return sum;
 }
 
@@ -172,7 +172,7 @@ Items check_bytes(const weights::Checkpoint& checkpoint,
                   const std::function<void(std::uint64_t done, std::uint64_t all)>& read) {
   const std::vector<fs::path>& files = checkpoint.files();
   std::uint64_t all = 0;
-  for (const fs::path& file : files) all += fs::file_size(file);
+  for (const fs::path& file : files) all += File::open_for_reading(file).size();
   std::mutex mutex;
   std::uint64_t done = 0;
   std::exception_ptr stopped;  // what `read` threw

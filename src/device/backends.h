@@ -15,11 +15,11 @@
 namespace layerprobe::device {
 
 struct DeviceInfo {
-  std::string name;           // "cuda:0"
-  std::string model;          // "NVIDIA H100 80GB HBM3"
-  std::uint64_t total_bytes;  // of its memory
-  int capability;             // 90 for compute capability 9.0
-  bool is_supported;          // new enough for us
+  std::string name;               // "cuda:0"
+  std::string model;              // "NVIDIA H100 80GB HBM3"
+  std::uint64_t total_bytes = 0;  // of its memory
+  int capability = 0;             // 90 for compute capability 9.0
+  bool is_supported = false;      // new enough for us
   PciAddress address;
 };
 

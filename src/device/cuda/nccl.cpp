@@ -71,7 +71,7 @@ Nccl::Nccl() : library_("libnccl.so.2") {
   library_.find(all_reduce, "ncclAllReduce");
   library_.find(group_start, "ncclGroupStart");
   library_.find(group_end, "ncclGroupEnd");
-  library_.find(abort, "ncclCommAbort");
+  library_.find(abandon, "ncclCommAbort");
   library_.find(get_version_, "ncclGetVersion");
   library_.find(init_all_, "ncclCommInitAll");
   library_.find(destroy_, "ncclCommDestroy");
@@ -116,7 +116,7 @@ AllReduce all_reduce(std::span<const int> gpus, std::size_t bytes) {
   }
   auto communicators = nccl.communicators(gpus);
   const auto stop = [&]() -> Error {
-    for (auto& each : communicators) nccl.abort(each.release());
+    for (auto& each : communicators) nccl.abandon(each.release());
     return Error({.kind = ErrorKind::device,
                   .where = "sum over the GPUs",
                   .what = text("NCCL ", out.version, " has not finished after ", kMostTime.count(), " s"),

@@ -33,7 +33,7 @@ class Nccl {
                        cudaStream_t);
   Result (*group_start)();
   Result (*group_end)();
-  Result (*abort)(Communicator);
+  Result (*abandon)(Communicator);  // ncclCommAbort
 
   /// Throws Error(device) unless `result` is success. `doing` as in kernels/check.h.
   void check(Result result, std::string_view doing) const;
