@@ -45,7 +45,7 @@ Effort effort_of(int level, bool on_gpus) {
   if (level == 1) return {};
   return {.num_tokens = 8192,
           .features = 8192,
-          .product_seconds = 4,
+          .product_seconds = 3,
           .copy_bytes = 256 * kMiB,
           .num_copies = 16,
           .proof_bytes = 16 * kMiB};
@@ -65,8 +65,9 @@ class Checker {
 
   Report check() {
     const auto start = std::chrono::steady_clock::now();
-    look_at_gpus();
+    find_gpus();
     choose_devices();
+    judge_gpus();
     add(items_, "versions", [&] { return judge_versions(versions_, num_gpus()); });
     if (!run_.model.empty()) look_at_model();
     add(items_, "host", [&] { return judge_host(read_host(), host_needs()); });
@@ -81,47 +82,17 @@ class Checker {
 
  private:
   /// Before this program takes any of their memory.
-  void look_at_gpus() {
-    const std::vector<device::DeviceInfo> infos = device::gpus();
+  void find_gpus() {
+    infos_ = device::gpus();
     versions_.hdf5 = store::hdf5_version();
-    if (!infos.empty()) versions_.cuda = device::cuda_libraries();
-    std::vector<device::GpuState> states;
-    const bool is_due = map_.devices.empty() && map_.strategy != placement::DeviceMap::Strategy::by_name;
+    if (!infos_.empty()) versions_.cuda = device::cuda_libraries();
     try {
       nvml_.emplace(device::open_nvml());
       versions_.driver = nvml_->driver_version();
-      states = nvml_->gpus();
+      states_ = nvml_->gpus();
     } catch (const Error& error) {
-      if (!infos.empty()) {
-        Item item = failed("NVML", error);
-        item.status = Status::warn;  // what it would tell stays unknown: a run does not need it
-        items_.push_back(std::move(item));
-      }
+      nvml_problem_ = error;
     }
-    Item item{.name = "GPUs", .measured = text(infos.size(), infos.empty() ? "" : text(", ", infos.front().model))};
-    if (states.size() > infos.size() && !infos.empty()) {
-      item.measured += text("; ", states.size(), " in the machine");
-    }
-    if (infos.empty()) {
-      item = no_gpu(is_due, states.size());
-    }
-    items_.push_back(std::move(item));
-    gpus_ = join(infos, states);
-    if (infos.empty() && !is_due) return;
-    add(items_, "GPUs", [&] { return judge_idle(gpus_, states); });
-  }
-
-  static Item no_gpu(bool is_due, std::size_t in_machine) {
-    Item item{.name = "GPUs", .status = Status::skip, .measured = "none is asked for (--device-map)"};
-    if (!is_due) return item;
-    try {
-      device::open_device("cuda:0");
-    } catch (const Error& error) {
-      item = failed("GPUs", error, "one at least, or --device-map cpu");
-      item.measured = text("none: ", error.parts().what);
-      if (in_machine > 0) item.measured += text("; NVML shows ", in_machine);
-    }
-    return item;
   }
 
   /// Those that a run would use.
@@ -136,6 +107,40 @@ class Checker {
       names_.clear();
       items_.push_back(failed("devices", error));
     }
+  }
+
+  void judge_gpus() {
+    const bool asks_for_none = map_.strategy == placement::DeviceMap::Strategy::by_name || !map_.devices.empty();
+    Item item{.name = "GPUs", .status = Status::skip, .measured = "none is asked for (--device-map)"};
+    if (!machine_) item.measured = "the devices could not be chosen";
+    if (num_gpus() > 0) {
+      for (Gpu& gpu : join(infos_, states_)) {
+        if (std::ranges::count(names_, gpu.name()) > 0) gpus_.push_back(std::move(gpu));
+      }
+      item.status = Status::pass;
+      item.measured = text(gpus_.size(), " of ", std::max(infos_.size(), states_.size()), " in the machine");
+    } else if (!asks_for_none) {
+      item = no_gpu(states_.size());
+    }
+    items_.push_back(std::move(item));
+    if (num_gpus() == 0 && asks_for_none) return;
+    if (nvml_problem_ && num_gpus() > 0) {
+      items_.push_back(failed("NVML", *nvml_problem_));
+      items_.back().status = Status::warn;  // what it would tell stays unknown: a run does not need it
+    }
+    add(items_, "GPUs", [&] { return judge_idle(gpus_, states_); });
+  }
+
+  static Item no_gpu(std::size_t in_machine) {
+    Item item{.name = "GPUs", .status = Status::fail, .measured = "none"};
+    try {
+      device::open_device("cuda:0");
+    } catch (const Error& error) {
+      item = failed("GPUs", error, "one at least, or --device-map cpu");
+      item.measured = text("none: ", error.parts().what);
+    }
+    if (in_machine > 0) item.measured += text("; NVML shows ", in_machine);
+    return item;
   }
 
   std::size_t num_gpus() const { return static_cast<std::size_t>(std::ranges::count_if(names_, is_gpu)); }
@@ -199,7 +204,7 @@ class Checker {
       try {
         devices_.push_back(opening[i].get());
       } catch (const Error& error) {
-        items_.push_back(failed(names_[i], error));
+        items_.push_back(failed(text(names_[i], " start"), error));
       }
     }
     for (const auto& device : devices_) {
@@ -269,7 +274,7 @@ class Checker {
     std::vector<device::DeviceInfo> infos;
     for (const Gpu& gpu : gpus_) infos.push_back(gpu.info);
     for (const Gpu& gpu : join(infos, nvml_->gpus())) {
-      if (gpu.state && std::ranges::count(names_, gpu.name()) > 0) judge(gpu);
+      if (gpu.state) judge(gpu);
     }
   }
   void look_at_pcie(bool is_busy) {
@@ -314,7 +319,10 @@ class Checker {
   Items items_;
   Versions versions_;
   std::optional<device::Nvml> nvml_;
-  std::vector<Gpu> gpus_;
+  std::optional<Error> nvml_problem_;
+  std::vector<device::DeviceInfo> infos_;
+  std::vector<device::GpuState> states_;
+  std::vector<Gpu> gpus_;  // that a run would use
   std::optional<placement::Machine> machine_;
   std::vector<std::string> names_;  // of the devices that a run would use
   std::optional<Model> model_;
