@@ -43,9 +43,9 @@ struct DeviceState {
 /// what to show.
 struct Watch {
   struct Step {
-    enum class Kind { loading, running };
+    enum class Kind { loading, running, reading };
     Kind kind;
-    std::uint64_t done;  // bytes of weights read, or tokens times layers computed
+    std::uint64_t done;  // bytes of weights (of the whole checkpoint) read, or tokens times layers computed
     std::uint64_t total;
     double seconds;  // since the step began
     std::function<std::vector<DeviceState>()> devices = {};

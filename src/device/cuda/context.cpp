@@ -283,7 +283,10 @@ std::vector<DeviceInfo> gpus() {
                    .model = properties.name,
                    .total_bytes = properties.totalGlobalMem,
                    .capability = properties.major * 10 + properties.minor,
-                   .is_supported = properties.major * 10 + properties.minor >= kOldestCapability});
+                   .is_supported = properties.major * 10 + properties.minor >= kOldestCapability,
+                   .address = {.domain = static_cast<unsigned>(properties.pciDomainID),
+                               .bus = static_cast<unsigned>(properties.pciBusID),
+                               .device = static_cast<unsigned>(properties.pciDeviceID)}});
   }
   return out;
 }
