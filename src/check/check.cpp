@@ -61,19 +61,20 @@ class Checker {
         run_(options.run),
         watch_(watch),
         map_(placement::parse_device_map(run_.device_map)),
-        max_memory_(placement::parse_max_memory(run_.max_memory)) {}
+        max_memory_(placement::parse_max_memory(run_.max_memory)),
+        output_(run_.output) {}
 
   Report check() {
     const auto start = std::chrono::steady_clock::now();
     find_gpus();
     choose_devices();
     judge_gpus();
-    add(items_, "versions", [&] { return judge_versions(versions_, num_gpus()); });
+    add(items_, "versions", [&] { return judge_versions(versions_, num_gpus(), needs_nccl()); });
     if (!run_.model.empty()) look_at_model();
     add(items_, "host", [&] { return judge_host(read_host(), host_needs()); });
     open_devices();
     try_devices();
-    if (writes_) look_at_output();
+    if (output_ != "none") look_at_output();
     if (model_ && model_->checkpoint) look_at_checkpoint_files();
     return {.level = options_.level,
             .items = std::move(items_),
@@ -110,7 +111,7 @@ class Checker {
   }
 
   void judge_gpus() {
-    const bool asks_for_none = map_.strategy == placement::DeviceMap::Strategy::by_name || !map_.devices.empty();
+    const bool asks_for_some = map_.strategy == placement::DeviceMap::Strategy::by_name || !map_.devices.empty();
     Item item{.name = "GPUs", .status = Status::skip, .measured = "none is asked for (--device-map)"};
     if (!machine_) item.measured = "the devices could not be chosen";
     if (num_gpus() > 0) {
@@ -119,19 +120,20 @@ class Checker {
       }
       item.status = Status::pass;
       item.measured = text(gpus_.size(), " of ", std::max(infos_.size(), states_.size()), " in the machine");
-    } else if (!asks_for_none) {
-      item = no_gpu(states_.size());
+    } else if (!asks_for_some) {
+      item = no_gpu();
     }
     items_.push_back(std::move(item));
-    if (num_gpus() == 0 && asks_for_none) return;
-    if (nvml_problem_ && num_gpus() > 0) {
+    if (num_gpus() == 0 && asks_for_some && machine_) return;
+    if (nvml_problem_ && (num_gpus() > 0 || !machine_)) {
       items_.push_back(failed("NVML", *nvml_problem_));
       items_.back().status = Status::warn;  // what it would tell stays unknown: a run does not need it
     }
-    add(items_, "GPUs", [&] { return judge_idle(gpus_, states_); });
+    add(items_, "GPUs", [&] { return judge_lost(states_, /*takes_all=*/!asks_for_some); });
+    add(items_, "GPUs", [&] { return judge_idle(gpus_); });
   }
 
-  static Item no_gpu(std::size_t in_machine) {
+  Item no_gpu() const {
     Item item{.name = "GPUs", .status = Status::fail, .measured = "none"};
     try {
       device::open_device("cuda:0");
@@ -139,11 +141,18 @@ class Checker {
       item = failed("GPUs", error, "one at least, or --device-map cpu");
       item.measured = text("none: ", error.parts().what);
     }
-    if (in_machine > 0) item.measured += text("; NVML shows ", in_machine);
+    if (!states_.empty()) item.measured += text("; NVML shows ", states_.size());
+    if (nvml_problem_) {  // it knows more of drivers that do not start
+      const Error::Parts& parts = nvml_problem_->parts();
+      item.measured += text("; ", parts.where, ": ", parts.what);
+      item.advice = text(parts.fix, "; or use --device-map cpu");
+    }
     return item;
   }
 
   std::size_t num_gpus() const { return static_cast<std::size_t>(std::ranges::count_if(names_, is_gpu)); }
+
+  bool needs_nccl() const { return run_.transport == runtime::Transport::nccl; }
 
   void look_at_model() {
     const bool reads_text = !run_.input.prompts.empty() || !run_.input.prompts_file.empty();
@@ -159,8 +168,7 @@ class Checker {
       const runtime::Prepared prepared(run_, quiet);
       plan_ = runtime::plan_devices(run_, prepared, *machine_);
       output_ = prepared.output(run_);
-      writes_ = output_ != "none";
-      if (writes_) output_bytes_ = runtime::output_bytes(run_, prepared);
+      if (output_ != "none") output_bytes_ = runtime::output_bytes(run_, prepared);
       return judge_plan();
     });
   }
@@ -256,7 +264,7 @@ class Checker {
       add(items_, "pairs", [&] { return judge_pairs(try_pairs(all, effort), gpus_); });
     }
     if (gpus.devices.size() < 2) return;
-    if (options_.level < 2) {
+    if (options_.level < 2 && !needs_nccl()) {
       items_.push_back({.name = "NCCL all-reduce", .status = Status::skip, .measured = "from --level 2 on"});
       return;
     }
@@ -287,6 +295,9 @@ class Checker {
   }
 
   void look_at_output() {
+    if (!output_.empty()) {
+      add(items_, "output", [&] { return judge_output_name(output_); });
+    }
     add(items_, "output", [&] {
       const fs::path folder = fs::absolute(output_.empty() ? "x" : output_).parent_path();
       return judge_writing(try_writing(folder, options_.level == 1 ? 0 : 2048 * kMiB), output_bytes_);
@@ -327,8 +338,7 @@ class Checker {
   std::vector<std::string> names_;  // of the devices that a run would use
   std::optional<Model> model_;
   std::optional<plan::DevicePlan> plan_;
-  std::string output_ = {};
-  bool writes_ = true;
+  std::string output_;  // empty: not known without a plan, but in this folder
   std::optional<std::uint64_t> output_bytes_;
   Devices devices_;
 };

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "device/cpu/memory.h"
+#include "store/format.h"
 
 namespace layerprobe::check {
 namespace {
@@ -49,8 +50,9 @@ struct NamelessFile {
 };
 
 std::string seconds_text(double seconds) {
-  return seconds < 100 ? text(static_cast<int>(seconds + 0.5), " s")
-                       : text(static_cast<int>(seconds / 60 + 0.5), " min");
+  if (seconds < 1) return "under 1 s";
+  if (seconds < 100) return text(static_cast<int>(seconds + 0.5), " s");
+  return text(static_cast<std::uint64_t>(std::min(seconds / 60 + 0.5, 1e15)), " min");
 }
 
 }  // namespace
@@ -82,7 +84,8 @@ WriteTrial try_writing(const fs::path& folder, std::uint64_t bytes) {
     done += piece.size();
   }
   written.file.sync_data();
-  if (done > kPieceBytes) trial.rate = static_cast<double>(done) / seconds_since(start);
+  const double seconds = seconds_since(start);
+  if (done > kPieceBytes || seconds > 1) trial.rate = static_cast<double>(done) / seconds;  // or too little to tell
 
   std::vector<std::byte> back(kPieceBytes);
   written.file.read_at(0, back);
@@ -120,7 +123,32 @@ Items judge_writing(const WriteTrial& trial, std::optional<std::uint64_t> needed
   return {space, rate};
 }
 
+Items judge_output_name(const fs::path& path) {
+  Item item{.name = "output"};
+  fs::path partial = path;
+  partial += store::kPartialSuffix;
+  std::error_code ignored;
+  if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) {
+    item.status = Status::fail;
+    item.measured = text(path.string(), " is no regular file");
+    item.advice = "choose another --output";
+  } else if (fs::exists(path, ignored)) {
+    item.status = Status::warn;
+    item.measured = text(path.string(), " exists already");
+    item.advice = "give run --overwrite, which replaces it, or another --output";
+  } else if (fs::exists(partial, ignored)) {
+    item.status = Status::warn;
+    item.measured = text(partial.string(), " holds a run that did not finish");
+    item.advice = "give run --resume, which continues it, --overwrite, which starts afresh, or another --output";
+  } else {
+    return {};
+  }
+  item.expected = "no such file";
+  return {item};
+}
+
 ReadTrial try_reading(const std::vector<fs::path>& files, std::uint64_t bytes) {
+  if (files.empty()) return {};
   const auto size_of = [](const fs::path& path) { return File::open_for_reading(path).size(); };
   const File file = File::open_for_reading(*std::ranges::max_element(files, {}, size_of));
   const std::optional<File> direct = file.is_in_memory() ? std::nullopt : file.reopened_direct();
@@ -151,24 +179,25 @@ ReadTrial try_reading(const std::vector<fs::path>& files, std::uint64_t bytes) {
   }
   if (failure) std::rethrow_exception(failure);
   return {.bytes = done,
+          .is_all = done >= end,
           .is_in_memory = file.is_in_memory(),
           .is_direct = direct.has_value(),
           .rate = static_cast<double>(done) / std::max(seconds_since(start), 1e-9)};
 }
 
 Item judge_reading(const ReadTrial& trial, std::uint64_t checkpoint_bytes) {
-  Item item{.name = "checkpoint rate",
-            .measured = text(rate_text(trial.rate),
-                             trial.is_in_memory ? ", in memory"
-                             : trial.is_direct  ? ""
-                                                : ", through the page cache",
-                             ", ", seconds_text(static_cast<double>(checkpoint_bytes) / trial.rate), " for all of ",
-                             bytes_text(checkpoint_bytes))};
-  if (trial.bytes < kFewBytes) {
+  Item item{.name = "checkpoint rate"};
+  if (trial.is_all && trial.bytes < kFewBytes) {
     item.status = Status::skip;
     item.measured = text("too little to tell: ", bytes_text(trial.bytes));
     return item;
   }
+  item.measured = text(rate_text(trial.rate),
+                       trial.is_in_memory ? ", in memory"
+                       : trial.is_direct  ? ""
+                                          : ", through the page cache",
+                       ", ", seconds_text(static_cast<double>(checkpoint_bytes) / std::max(trial.rate, 1.0)),
+                       " for all of ", bytes_text(checkpoint_bytes));
   if (trial.rate >= kSlowRate) return item;
   item.status = Status::warn;
   item.expected = text(rate_text(kSlowRate), " or more");

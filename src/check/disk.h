@@ -23,13 +23,18 @@ WriteTrial try_writing(const std::filesystem::path& folder, std::uint64_t bytes)
 /// `needed_bytes`: of the run's output; nothing: it is not known.
 Items judge_writing(const WriteTrial& trial, std::optional<std::uint64_t> needed_bytes);
 
+/// Whether a run may make a file of that name. Where there is one already it has to be told what becomes of it.
+Items judge_output_name(const std::filesystem::path& path);
+
 struct ReadTrial {
   std::uint64_t bytes = 0;
+  bool is_all = true;  // that was to be read; else the time was up
   bool is_in_memory = false;
   bool is_direct = false;  // past the page cache
   double rate = 0;
 };
-/// Reads up to `bytes` of the largest of the files with several threads, for at most some seconds.
+/// Reads up to `bytes` of the largest of the files (nothing where there are none) with several threads, for at most
+/// some seconds.
 ReadTrial try_reading(const std::vector<std::filesystem::path>& files, std::uint64_t bytes);
 Item judge_reading(const ReadTrial& trial, std::uint64_t checkpoint_bytes);
 

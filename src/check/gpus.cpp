@@ -171,16 +171,21 @@ std::vector<Gpu> join(const std::vector<device::DeviceInfo>& gpus, const std::ve
   return out;
 }
 
-Items judge_idle(const std::vector<Gpu>& gpus, const std::vector<GpuState>& states) {
+Items judge_lost(const std::vector<GpuState>& states, bool takes_all) {
   Items items;
   for (const GpuState& state : states) {
     if (state.lost.empty()) continue;
     items.push_back({.name = state.name,
-                     .status = Status::fail,
+                     .status = takes_all ? Status::fail : Status::warn,
                      .measured = state.lost,
                      .expected = "a GPU that answers",
                      .advice = "see dmesg | grep -i xid; reset it or reboot"});
   }
+  return items;
+}
+
+Items judge_idle(const std::vector<Gpu>& gpus) {
+  Items items;
   std::size_t most_active = 0;
   for (const Gpu& gpu : gpus) {
     if (gpu.state) most_active = std::max(most_active, active_links(*gpu.state));

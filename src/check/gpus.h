@@ -22,9 +22,11 @@ struct Gpu {
 std::vector<Gpu> join(const std::vector<device::DeviceInfo>& gpus, const std::vector<device::GpuState>& states);
 
 /// What NVML says of GPUs that do nothing, before this program takes any of their memory: memory, who holds it, errors
-/// of the memory, clocks, the width of the way to the host, NVLink. GPUs that fell off the bus are among `states`
-/// alone.
-Items judge_idle(const std::vector<Gpu>& gpus, const std::vector<device::GpuState>& states);
+/// of the memory, clocks, the width of the way to the host, NVLink.
+Items judge_idle(const std::vector<Gpu>& gpus);
+
+/// GPUs that fell off the bus: CUDA does not show them. `takes_all`: a run would take every GPU of the machine.
+Items judge_lost(const std::vector<device::GpuState>& states, bool takes_all);
 
 /// The way to the host while something is copied there: only then has it its generation.
 Item judge_pcie(const std::string& gpu, const device::GpuState::Pcie& pcie, bool is_busy);

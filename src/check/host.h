@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -14,7 +15,7 @@ struct HostState {
   std::uint64_t available_bytes = 0;  // without swapping
   /// Of the control group (a container's, Slurm's): what may be taken in all; nothing: no limit.
   std::optional<std::uint64_t> group_limit_bytes;
-  std::uint64_t group_used_bytes = 0;
+  std::uint64_t group_used_bytes = 0;               // without files that are only kept in case they are read again
   std::optional<std::uint64_t> locked_limit_bytes;  // ulimit -l; nothing: no limit
   std::optional<std::uint64_t> shm_bytes;           // of /dev/shm in all; nothing: there is none
   std::uint64_t shm_free_bytes = 0;
@@ -22,6 +23,8 @@ struct HostState {
   std::uint64_t most_open_files = 0;   // hard
 };
 HostState read_host();
+/// The tightest limit of this process's control groups, of version 2 or 1, with what that one uses. `root`: "/".
+void read_control_groups(HostState& host, const std::filesystem::path& root);
 
 /// What a run takes of it.
 struct HostNeeds {

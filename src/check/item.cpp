@@ -29,4 +29,12 @@ Item failed(std::string name, const Error& error, std::string expected) {
           .advice = parts.fix};
 }
 
+Item failed(std::string name, std::string what) {
+  return {.name = std::move(name),
+          .status = Status::fail,
+          .measured = std::move(what),
+          .expected = {},
+          .advice = "end other programs, or raise the limits of this one (ulimit -a)"};
+}
+
 }  // namespace layerprobe::check

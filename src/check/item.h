@@ -1,7 +1,9 @@
 #pragma once
 
+#include <new>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
@@ -30,6 +32,9 @@ using Items = std::vector<Item>;
 /// A failure of what was tried, as an item.
 Item failed(std::string name, const Error& error, std::string expected = {});
 
+/// What the operating system refused.
+Item failed(std::string name, std::string what);
+
 /// Appends what `judge()` returns (an Item or Items), or the Error that it throws as a failed item.
 template <typename Judge>
 void add(Items& items, const std::string& name, Judge&& judge) {
@@ -43,6 +48,10 @@ void add(Items& items, const std::string& name, Judge&& judge) {
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::interrupted || error.kind() == ErrorKind::bug) throw;
     items.push_back(failed(name, error));
+  } catch (const std::bad_alloc&) {
+    items.push_back(failed(name, "the memory is not enough"));
+  } catch (const std::system_error& error) {  // no more threads, a folder that cannot be listed
+    items.push_back(failed(name, error.what()));
   }
 }
 

@@ -39,7 +39,11 @@ std::string some_of(const std::vector<std::string>& names) {
 Items other_damage(const std::string& model, const std::string& first) {
   std::error_code ignored;
   fs::path folder = model;
-  if (!fs::exists(folder, ignored) && weights::is_hub_id(model)) folder = weights::find_in_hub_cache(model);
+  try {
+    if (!fs::exists(folder, ignored) && weights::is_hub_id(model)) folder = weights::find_in_hub_cache(model);
+  } catch (const Error&) {
+    return {};  // it is what opening ended at
+  }
   if (!fs::is_directory(folder, ignored)) return {};
   std::vector<fs::path> shards;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
@@ -109,6 +113,11 @@ bool is_sha256(const std::string& name) {
   return name.size() == 64 && std::ranges::all_of(name, [](unsigned char c) { return std::isxdigit(c) != 0; });
 }
 
+std::string in_lower_case(std::string hex) {
+  std::ranges::transform(hex, hex.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return hex;
+}
+
 }  // namespace
 
 std::uint64_t Model::bytes() const {
@@ -160,12 +169,14 @@ Model check_model(const std::string& name, bool reads_text) {
 std::string expected_sha256(const fs::path& file) {
   std::error_code ignored;
   const fs::path real = fs::canonical(file, ignored);
-  if (real.parent_path().filename() == "blobs" && is_sha256(real.filename().string())) return real.filename().string();
+  if (real.parent_path().filename() == "blobs" && is_sha256(real.filename().string())) {
+    return in_lower_case(real.filename().string());
+  }
   const fs::path metadata =  // of `hf download --local-dir`: revision, entity tag, time, a line each
       file.parent_path() / ".cache/huggingface/download" / (file.filename().string() + ".metadata");
   if (!fs::is_regular_file(metadata, ignored)) return {};
   const std::vector<std::string> lines = split(read_text_file(metadata, 10'000), '\n');
-  return lines.size() > 1 && is_sha256(lines[1]) ? lines[1] : std::string();
+  return lines.size() > 1 && is_sha256(lines[1]) ? in_lower_case(lines[1]) : std::string();
 }
 
 Items check_bytes(const weights::Checkpoint& checkpoint,
@@ -220,6 +231,9 @@ Items check_bytes(const weights::Checkpoint& checkpoint,
       workers.push_back(std::async(std::launch::async, work));
     }
     for (std::future<void>& worker : workers) worker.wait();
+    if (!stopped) {
+      for (std::future<void>& worker : workers) worker.get();
+    }
   }
   if (stopped) std::rethrow_exception(stopped);
   const double seconds =

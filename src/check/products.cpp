@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -23,6 +24,7 @@ using device::Tensor;
 constexpr std::int64_t kCheckedRows = 64;
 constexpr double kLeastShare = 0.9;  // of the median's rate; ten GPUs of one machine differ by some percent at most
 constexpr double kMostRounds = 1e5;
+constexpr int kMostSlower = 4;  // a device that is slower than that is not waited for as long as that would take
 
 /// "798", "0.11"
 std::string tera_text(double flops) {
@@ -203,8 +205,13 @@ std::vector<ProductTrial> try_products(const Bench& bench, const Effort& effort)
     multipliers[i] = std::make_unique<Multiplier>(*bench.devices[i], product);
   });
   if (effort.product_seconds > 0) {
-    int rounds = 0;
-    on_each([&](std::size_t i) { rounds = std::max(rounds, multipliers[i]->rounds(effort.product_seconds)); });
+    int most = 0, least = std::numeric_limits<int>::max() / kMostSlower;
+    on_each([&](std::size_t i) {
+      const int each = multipliers[i]->rounds(effort.product_seconds);
+      most = std::max(most, each);
+      least = std::min(least, each);
+    });
+    const int rounds = std::min(most, kMostSlower * least);
     on_each([&](std::size_t i) { multipliers[i]->start(); });
     const auto half =
         std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(

@@ -33,7 +33,7 @@ Item judge_library(std::string name, const device::CudaLibraries::Found& found, 
 
 }  // namespace
 
-Items judge_versions(const Versions& versions, std::size_t num_gpus) {
+Items judge_versions(const Versions& versions, std::size_t num_gpus, bool needs_nccl) {
   Items items;
   const auto skipped = [&](const char* name) {
     items.push_back({.name = name, .status = Status::skip, .measured = "no GPU is used"});
@@ -48,9 +48,10 @@ Items judge_versions(const Versions& versions, std::size_t num_gpus) {
                                   text("pip install nvidia-cublas, or install the CUDA ", cuda.runtime / 1000,
                                        " toolkit's libraries, and set LD_LIBRARY_PATH to where they are")));
     if (num_gpus > 1) {
-      items.push_back(judge_library("NCCL", cuda.nccl, /*is_needed=*/false,
-                                    text("pip install nvidia-nccl-cu", cuda.runtime / 1000,
-                                         "; one process does not need it: it copies between GPUs by itself")));
+      items.push_back(judge_library(
+          "NCCL", cuda.nccl, needs_nccl,
+          text("pip install nvidia-nccl-cu", cuda.runtime / 1000,
+               needs_nccl ? ", or leave --transport nccl out" : "; a run needs it for --transport nccl alone")));
     } else {
       items.push_back({.name = "NCCL", .status = Status::skip, .measured = "one GPU sums with none"});
     }

@@ -15,7 +15,8 @@ struct Versions {
   std::string hdf5;
 };
 
-/// Whether they fit together. Where no GPU is used what belongs to GPUs is skipped.
-Items judge_versions(const Versions& versions, std::size_t num_gpus);
+/// Whether they fit together. Where no GPU is used what belongs to GPUs is skipped. `needs_nccl`: the run is to send by
+/// it.
+Items judge_versions(const Versions& versions, std::size_t num_gpus, bool needs_nccl);
 
 }  // namespace layerprobe::check

@@ -159,7 +159,8 @@ Items judged(const std::function<void(FakeGpu& first, FakeGpu& second)>& change)
   const Nvml nvml(fake_nvml());
   const std::vector<GpuState> states = nvml.gpus();
   const std::vector<check::Gpu> gpus = check::join(two_h100(), states);
-  Items items = check::judge_idle(gpus, states);
+  Items items = check::judge_lost(states, /*takes_all=*/true);
+  for (Item& item : check::judge_idle(gpus)) items.push_back(std::move(item));
   for (const check::Gpu& gpu : gpus) {
     if (!gpu.state) continue;
     if (gpu.state->pcie) items.push_back(check::judge_pcie(gpu.name(), *gpu.state->pcie, /*is_busy=*/true));
@@ -262,6 +263,14 @@ TEST_CASE("every planted fault of a GPU is one item with its own advice, and not
   }
 }
 
+TEST_CASE("a GPU that is lost keeps a run from all of them, and is told to one that takes others") {
+  std::vector<device::GpuState> states(2);
+  states[1].lost = "GPU is lost";
+  REQUIRE(check::judge_lost(states, /*takes_all=*/true).size() == 1);
+  CHECK(check::judge_lost(states, /*takes_all=*/true)[0].status == Status::fail);
+  CHECK(check::judge_lost(states, /*takes_all=*/false)[0].status == Status::warn);
+}
+
 TEST_CASE("an idle GPU may have a lower PCIe generation, and clocks") {
   judged([](FakeGpu& gpu, FakeGpu&) { gpu.generation = 1, gpu.clock = 345, gpu.slowdown = 1; });
   const Nvml nvml(fake_nvml());
@@ -286,7 +295,7 @@ TEST_CASE("a driver that tells little leaves little to say, and one that lies do
   const std::vector<check::Gpu> gpus = check::join(two_h100(), states);
   CHECK(gpus[0].state.has_value());
   CHECK_FALSE(gpus[1].state.has_value());
-  CHECK(check::judge_idle(gpus, states).size() == 2);
+  CHECK(check::judge_idle(gpus).size() == 2);
   CHECK(check::judge_clocks("cuda:0", *gpus[0].state, true).status == Status::skip);
   CHECK(check::way_between(gpus[0], gpus[1]).bytes_per_second == 0);
 
@@ -325,7 +334,7 @@ TEST_CASE("a GPU that is too old is named with what is needed") {
   std::vector<device::DeviceInfo> infos = two_h100();
   infos[1].capability = 75;
   infos[1].is_supported = false;
-  const Items items = check::judge_idle(check::join(infos, {}), {});
+  const Items items = check::judge_idle(check::join(infos, {}));
   CHECK(items[0].status == Status::pass);
   CHECK(items[1].status == Status::fail);
   CHECK(items[1].measured.ends_with("compute capability 7.5"));
@@ -338,19 +347,22 @@ TEST_CASE("versions that do not fit, and libraries that are missing, are told") 
                                                          .nccl = {.version = "2.28.9", .problem = {}}},
                            .driver = "580.95.05",
                            .hdf5 = "1.10.8"};
-  for (const Item& item : check::judge_versions(versions, 2)) CHECK(item.status == Status::pass);
+  for (const Item& item : check::judge_versions(versions, 2, false)) CHECK(item.status == Status::pass);
   versions.cuda->driver = 12080;
   versions.cuda->cublaslt = {.version = {}, .problem = "not found beside the program"};
   versions.cuda->nccl = {.version = {}, .problem = "not found either"};
-  const Items items = check::judge_versions(versions, 2);
+  const Items items = check::judge_versions(versions, 2, /*needs_nccl=*/false);
   CHECK(items[0].status == Status::fail);
   CHECK(items[0].measured == "580.95.05, for CUDA 12.8");
   CHECK(items[0].expected == "for CUDA 13.0 or later");
   CHECK(items[2].status == Status::fail);
   CHECK(items[2].advice.starts_with("pip install nvidia-cublas"));
   CHECK(items[3].status == Status::warn);
-  CHECK(check::judge_versions(versions, 1)[3].status == Status::skip);
-  CHECK(check::judge_versions(versions, 0)[0].status == Status::skip);
+  const Items by_nccl = check::judge_versions(versions, 2, /*needs_nccl=*/true);
+  CHECK(by_nccl[3].status == Status::fail);
+  CHECK(by_nccl[3].advice.ends_with("or leave --transport nccl out"));
+  CHECK(check::judge_versions(versions, 1, false)[3].status == Status::skip);
+  CHECK(check::judge_versions(versions, 0, false)[0].status == Status::skip);
 }
 
 }  // namespace layerprobe

@@ -102,11 +102,46 @@ TEST_CASE("a host that gives too little is told with what to ask for") {
 
   check::HostState few_files = good;
   few_files.open_files_limit = 1024;
-  CHECK(find(check::judge_host(few_files, needs), "open files")->status == Status::fail);
-  CHECK(find(check::judge_host(few_files, needs), "open files")->expected.starts_with("1251 or more"));
+  CHECK(find(check::judge_host(few_files, needs), "open files")->status == Status::warn);
+  CHECK(find(check::judge_host(few_files, needs), "open files")->expected ==
+        "1219 or more: 32 of the program, 163 of the checkpoint, 128 for each GPU");
   CHECK(find(check::judge_host(few_files, needs), "open files")->advice == "ulimit -n 65536");
   few_files.most_open_files = 1024;
   CHECK(find(check::judge_host(few_files, needs), "open files")->advice.find("limits.conf") != std::string::npos);
+  few_files.open_files_limit = 194;
+  const Items too_few = check::judge_host(few_files, {.num_gpus = 0, .files = 163});
+  CHECK(find(too_few, "open files")->status == Status::fail);
+  CHECK(find(too_few, "open files")->expected == "195 or more: 32 of the program, 163 of the checkpoint");
+}
+
+TEST_CASE("the tightest limit of the control groups counts, without files that are kept in memory meanwhile") {
+  const test::TempFolder root;
+  root.write("proc/self/cgroup", "0::/slice/job\n");
+  root.write("sys/fs/cgroup/slice/memory.max", "8000000000\n");
+  root.write("sys/fs/cgroup/slice/memory.current", "7000000000\n");
+  root.write("sys/fs/cgroup/slice/memory.stat", "anon 500\ninactive_file 5000000000\nactive_file 1000000000\n");
+  root.write("sys/fs/cgroup/slice/job/memory.max", "max\n");
+  check::HostState host;
+  check::read_control_groups(host, root.path());
+  CHECK(host.group_limit_bytes == 8'000'000'000);
+  CHECK(host.group_used_bytes == 1'000'000'000);
+
+  root.write("proc/self/cgroup", "12:cpu,cpuacct:/x\n4:memory:/slurm/job_7\n1:name=systemd:/y\n");
+  root.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  root.write("sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "4000000000\n");
+  root.write("sys/fs/cgroup/memory/slurm/job_7/memory.usage_in_bytes", "3000000000\n");
+  root.write("sys/fs/cgroup/memory/slurm/job_7/memory.stat", "total_inactive_file 1000000000\ntotal_active_file 0\n");
+  check::HostState job;
+  check::read_control_groups(job, root.path());
+  CHECK(job.group_limit_bytes == 4'000'000'000);
+  CHECK(job.group_used_bytes == 2'000'000'000);
+
+  for (const char* odd : {"", "0::", "::::", "0::/../../etc", "4:memory"}) {
+    root.write("proc/self/cgroup", odd);
+    check::HostState none;
+    check::read_control_groups(none, root.path());
+    CHECK_FALSE(none.group_limit_bytes.has_value());
+  }
 }
 
 TEST_CASE("this machine's own state can be read") {
@@ -136,6 +171,17 @@ TEST_CASE("an output folder is written to, leaves nothing behind, and is held ag
   CHECK_THROWS_WITH_AS(check::try_writing(folder / "no-such", 0), doctest::Contains("is no folder"), Error);
 }
 
+TEST_CASE("an output that is there already is told before the run refuses it") {
+  const test::TempFolder folder;
+  CHECK(check::judge_output_name(folder / "a.h5").empty());
+  folder.write("a.h5.partial", "x");
+  CHECK(check::judge_output_name(folder / "a.h5")[0].advice.find("--resume") != std::string::npos);
+  folder.write("a.h5", "x");
+  CHECK(check::judge_output_name(folder / "a.h5")[0].status == Status::warn);
+  CHECK(check::judge_output_name(folder / "a.h5")[0].advice.find("--overwrite") != std::string::npos);
+  CHECK(check::judge_output_name(folder.path())[0].status == Status::fail);
+}
+
 TEST_CASE("a checkpoint's disk that is slow is told, and one that is too small to tell is not") {
   const test::TempFolder folder;
   const fs::path file = folder.write("weights", std::string(100'000, 'x'));
@@ -145,6 +191,9 @@ TEST_CASE("a checkpoint's disk that is slow is told, and one that is too small t
   const check::ReadTrial slow{.bytes = 1'000'000'000, .is_in_memory = false, .is_direct = true, .rate = 1e8};
   CHECK(check::judge_reading(slow, 457'000'000'000).status == Status::warn);
   CHECK(check::judge_reading(slow, 457'000'000'000).measured == "100 MB/s, 76 min for all of 457 GB");
+  const check::ReadTrial stalls{.bytes = 0, .is_all = false, .is_in_memory = false, .is_direct = true, .rate = 0};
+  CHECK(check::judge_reading(stalls, 457'000'000'000).status == Status::warn);
+  CHECK(check::try_reading({}, 1000).bytes == 0);
 }
 
 TEST_CASE("a checkpoint that is whole passes, and every shard that is not is named") {
@@ -219,6 +268,8 @@ TEST_CASE("a download to a folder has its checksums beside it") {
   CHECK(check::expected_sha256(folder / "model.safetensors").empty());
   const std::string sum(64, 'a');
   folder.write(".cache/huggingface/download/model.safetensors.metadata", "revision\n" + sum + "\n1700000000.5\n");
+  CHECK(check::expected_sha256(folder / "model.safetensors") == sum);
+  folder.write(".cache/huggingface/download/model.safetensors.metadata", "revision\n" + std::string(64, 'A'));
   CHECK(check::expected_sha256(folder / "model.safetensors") == sum);
   const check::Model model = check::check_model(folder.path().string(), false);
   CHECK(check::check_bytes(*model.checkpoint, no_progress)[0].status == Status::fail);

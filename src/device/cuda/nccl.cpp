@@ -3,9 +3,12 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "base/error.h"
+#include "base/in_time.h"
 #include "base/text.h"
 #include "device/cuda/context.h"
 #include "device/cuda/cublaslt.h"
@@ -43,6 +46,13 @@ void reduce(const Nccl& nccl, const std::vector<std::unique_ptr<Rank>>& ranks,
                "sum over the GPUs");
   }
   nccl.check(nccl.group_end(), "sum over the GPUs");
+}
+
+Error not_finished(std::string doing, const std::string& version) {
+  return Error({.kind = ErrorKind::device,
+                .where = std::move(doing),
+                .what = text("NCCL ", version, " has not finished after ", kMostTime.count(), " s"),
+                .fix = "try NCCL_P2P_DISABLE=1; NCCL_DEBUG=INFO says which way it takes between the GPUs"});
 }
 
 /// Whether all have done what they were given before the time is up.
@@ -95,10 +105,20 @@ std::string Nccl::version() const {
 
 std::vector<std::unique_ptr<void, Nccl::Result (*)(Nccl::Communicator)>> Nccl::communicators(
     std::span<const int> gpus) const {
-  std::vector<Communicator> made(gpus.size());
-  check(init_all_(made.data(), static_cast<int>(gpus.size()), gpus.data()), "start NCCL");
+  struct Made {
+    Result result;
+    std::vector<Communicator> communicators;
+  };
+  const auto make = [init_all = init_all_, on = std::vector(gpus.begin(), gpus.end())] {
+    std::vector<Communicator> all(on.size());
+    const Result result = init_all(all.data(), static_cast<int>(on.size()), on.data());
+    return Made{result, std::move(all)};
+  };
+  const std::optional<Made> made = in_time(kMostTime, make);  // it waits for ever where ways between GPUs are broken
+  if (!made) throw not_finished("start NCCL", version());
+  check(made->result, "start NCCL");
   std::vector<std::unique_ptr<void, Result (*)(Communicator)>> out;
-  for (const Communicator each : made) out.emplace_back(each, destroy_);
+  for (const Communicator each : made->communicators) out.emplace_back(each, destroy_);
   return out;
 }
 
@@ -123,19 +143,20 @@ AllReduce all_reduce(std::span<const int> gpus, std::size_t bytes) {
     ranks.back()->x = ranks.back()->context.upload(std::span<const float>(values));
   }
   auto communicators = nccl.communicators(gpus);
-  const auto stop = [&]() -> Error {
-    for (auto& each : communicators) nccl.abandon(each.release());
-    return Error({.kind = ErrorKind::device,
-                  .where = "sum over the GPUs",
-                  .what = text("NCCL ", out.version, " has not finished after ", kMostTime.count(), " s"),
-                  .fix = "try NCCL_P2P_DISABLE=1; NCCL_DEBUG=INFO says which way it takes between the GPUs"});
+  const auto seconds_of = [&](int rounds) {
+    const Clock::time_point start = Clock::now();
+    for (int i = 0; i < rounds; ++i) reduce(nccl, ranks, communicators, count);
+    if (!have_finished(ranks)) throw not_finished("sum over the GPUs", out.version);
+    return std::chrono::duration<double>(Clock::now() - start).count();
   };
-  for (int i = 0; i < kWarmUps; ++i) reduce(nccl, ranks, communicators, count);
-  if (!have_finished(ranks)) throw stop();
-  const Clock::time_point start = Clock::now();
-  for (int i = 0; i < kRounds; ++i) reduce(nccl, ranks, communicators, count);
-  if (!have_finished(ranks)) throw stop();
-  const double seconds = std::chrono::duration<double>(Clock::now() - start).count() / kRounds;
+  double seconds = 0;
+  try {
+    seconds_of(kWarmUps);
+    seconds = seconds_of(kRounds) / kRounds;
+  } catch (...) {
+    for (auto& each : communicators) nccl.abandon(each.release());  // to destroy them would wait for what hangs
+    throw;
+  }
   const auto n = static_cast<double>(gpus.size());
   out.bytes_per_second = static_cast<double>(count * sizeof(float)) / seconds * 2 * (n - 1) / n;
 

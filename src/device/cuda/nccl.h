@@ -26,7 +26,8 @@ class Nccl {
 
   /// Of the library that was found: "2.28.9".
   std::string version() const;
-  /// A communicator of each GPU, in their order; they end before the GPUs' streams do.
+  /// A communicator of each GPU, in their order; they end before the GPUs' streams do. Throws Error(device) when NCCL
+  /// refuses, or has not made them after a minute.
   std::vector<std::unique_ptr<void, Result (*)(Communicator)>> communicators(std::span<const int> gpus) const;
 
   Result (*all_reduce)(const void* send, void* receive, std::size_t count, int type, int operation, Communicator,
