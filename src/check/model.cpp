@@ -89,7 +89,10 @@ Item judge_tokenizer(const weights::Checkpoint& checkpoint, std::int64_t vocab_s
     item.advice = "tokenizer and config.json are of different models; fetch both from one revision";
   } catch (const Error& error) {
     item = failed(item.name, error);
-    if (!reads_text) item.status = Status::warn;
+    if (!reads_text) {
+      item.status = Status::warn;
+      item.advice = "token ids need none; for text (--prompt, --prompts) fetch the model's tokenizer.json too";
+    }
   }
   return item;
 }

@@ -204,6 +204,7 @@ TEST_CASE("a checkpoint that is whole passes, and every shard that is not is nam
   CHECK(find(whole.items, "config")->status == Status::pass);
   CHECK(find(whole.items, "tensors")->status == Status::pass);
   CHECK(find(whole.items, "tokenizer")->status == Status::warn);
+  CHECK(find(whole.items, "tokenizer")->advice.starts_with("token ids need none"));
   CHECK(find(check::check_model(shards.folder.path().string(), true).items, "tokenizer")->status == Status::fail);
 
   fs::resize_file(shards.shard(3), fs::file_size(shards.shard(3)) - 100);

@@ -88,6 +88,22 @@ TEST_CASE("check finds what would end a run after it was started") {
   failing({"--device-map", "cpu"}, "checkpoint", "model.safetensors");
 }
 
+TEST_CASE("check looks at the output that is named, with and without a model") {
+  const test::TempFolder folder;
+  test::write_tiny_model(folder);
+  const test::Finished nowhere = check({"--device-map", "cpu", "--output", (folder / "no-such" / "out.h5").string()});
+  CHECK(nowhere.exit_code == 1);
+  CHECK(nowhere.out.starts_with("fail  output: "));
+  const test::Finished none = check({"--device-map", "cpu", "--output", "none"});
+  CHECK(none.exit_code == 0);
+  CHECK(none.out.find("output") == std::string::npos);
+  const std::string there = folder.write("out.h5", "a run").string();
+  const test::Finished exists = check({"--device-map", "cpu", "--model", folder.path().string(), "--output", there});
+  CHECK(exists.exit_code == 0);  // run may be told to replace it
+  CHECK(exists.out.find("out.h5 exists already") != std::string::npos);
+  CHECK(check({"--device-map", "cpu", "--quiet"}).out.empty());
+}
+
 TEST_CASE("options that say nothing that can be checked are errors") {
   const test::Finished map = check({"--device-map", "gpu"});
   CHECK(map.exit_code == 2);
