@@ -300,7 +300,8 @@ class Checker {
     }
     add(items_, "output", [&] {
       const fs::path folder = fs::absolute(output_.empty() ? "x" : output_).parent_path();
-      return judge_writing(try_writing(folder, options_.level == 1 ? 0 : 2048 * kMiB), output_bytes_);
+      return judge_writing(try_writing(folder, options_.level == 1 ? 0 : (num_gpus() > 0 ? 2048 : 256) * kMiB),
+                           output_bytes_);
     });
   }
 

@@ -44,7 +44,7 @@ TEST_CASE("check without a GPU says so first, checks the rest, and is not ready 
 }
 
 TEST_CASE("check of a whole model on virtual devices is ready at every level") {
-  const test::TempFolder folder(test::memory_folder());  // up to 2 GiB are written there
+  const test::TempFolder folder(test::memory_folder());  // 256 MiB are written there
   test::write_tiny_model(folder);
   for (const char* level : {"1", "3"}) {
     CAPTURE(level);
