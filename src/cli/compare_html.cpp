@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <ostream>
 #include <set>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/probe_point.h"
@@ -191,6 +194,44 @@ Json blame_of(const Blame& blame, const Report& report) {
   return out;
 }
 
+std::string place_of(const std::optional<compare::Token>& token) {
+  if (!token) return "-";
+  return text("p", token->prompt, token->token < 0 ? std::string(" mean") : text(" t", token->token));
+}
+
+/// A part of the page that only some runs have: a table, with bars of a column's shares where one is named.
+Json part_of(const char* title, std::string words, std::vector<const char*> columns, Json rows) {
+  Json names(Json::Array{});
+  for (const char* each : columns) names.push(each);
+  Json out;
+  out.set("title", title);
+  out.set("words", std::move(words));
+  out.set("columns", std::move(names));
+  out.set("rows", std::move(rows));
+  return out;
+}
+
+Json logits_part(const Report& report) {
+  Json rows(Json::Array{});
+  for (const Difference& each : report.differences) {
+    if (!each.logits) continue;
+    const compare::LogitsDifference& logits = *each.logits;
+    rows.push(Json::Array{Json(printable(each.point)), Json(logits.num_rows), Json(logits.top1_agreement()),
+                          Json(logits.top_k_overlap), Json(logits.kl_mean), Json(logits.kl_p99), Json(logits.kl_max),
+                          Json(place_of(logits.kl_max_at)), Json(logits.gap_p50), Json(logits.gap_max),
+                          Json(place_of(logits.gap_max_at))});
+  }
+  if (rows.items().empty()) return nullptr;
+  return part_of(
+      "Next tokens",
+      "The logits as distributions over the next token: KL(reference || candidate) in nats, and how far the "
+      "reference's largest logit lies above its next one where the most likely token differs. A small gap is "
+      "one that rounding may close.",
+      {"point", "rows", "same top-1", "top-k overlap", "KL mean", "KL p99", "KL max", "KL max at", "gap, median",
+       "gap, max", "gap max at"},
+      std::move(rows));
+}
+
 /// JSON text that may stand inside a <script>: no "<" ends it.
 std::string for_script(std::string json) {
   std::string out;
@@ -243,6 +284,9 @@ void write_html(std::ostream& out, const Report& report, const store::Reader& re
     skipped.push(std::move(item));
   }
   data.set("skipped", std::move(skipped));
+  Json more(Json::Array{});
+  if (Json logits = logits_part(report); !logits.is_null()) more.push(std::move(logits));
+  data.set("more", std::move(more));
   data.set("heat", heatmap_of(report));
   data.set("tokens", tokens_of(report, reference, token_text));
   constexpr std::string_view kPlace = "<!--DATA-->";

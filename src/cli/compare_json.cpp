@@ -45,6 +45,26 @@ Json json_of(const compare::Side& side) {
   return out;
 }
 
+Json json_of(const std::optional<compare::LogitsDifference>& logits) {
+  if (!logits) return nullptr;
+  const auto place = [](const std::optional<compare::Token>& token) { return token ? json_of(*token) : Json(); };
+  Json out;
+  out.set("num_rows", logits->num_rows);
+  out.set("num_left_out", logits->num_left_out);
+  out.set("kl_mean", logits->kl_mean);
+  out.set("kl_p99", logits->kl_p99);
+  out.set("kl_max", logits->kl_max);
+  out.set("kl_max_at", place(logits->kl_max_at));
+  out.set("top1_agreement", logits->top1_agreement());
+  out.set("num_same_top1", logits->num_same_top1);
+  out.set("top_k", logits->top_k);
+  out.set("top_k_overlap", logits->top_k_overlap);
+  out.set("gap_p50", logits->gap_p50);
+  out.set("gap_max", logits->gap_max);
+  out.set("gap_max_at", place(logits->gap_max_at));
+  return out;
+}
+
 Json json_of(const Difference& difference) {
   Json out;
   out.set("type", "point");
@@ -89,6 +109,7 @@ Json json_of(const Difference& difference) {
   out.set("candidate_non_finite", json_of(difference.candidate_non_finite));
   out.set("unmatched_non_finite", difference.unmatched_non_finite);
   out.set("first_unmatched", json_of(difference.first_unmatched));
+  out.set("logits", json_of(difference.logits));
   out.set("bit_equal", difference.bit_equal);
   out.set("baseline_rel_l2", difference.baseline_rel_l2 ? Json(*difference.baseline_rel_l2) : Json());
   out.set("ratio", difference.ratio ? Json(*difference.ratio) : Json());

@@ -85,6 +85,28 @@ void print_table(const Report& report) {
   std::cout << "\n" << table << "\n";
 }
 
+/// The distributions over the next token: one line.
+void print_logits(const Report& report) {
+  for (const Difference& each : report.differences) {
+    if (!each.logits) continue;
+    const compare::LogitsDifference& logits = *each.logits;
+    std::cout << printable(each.point) << ": the same most likely token in " << logits.num_same_top1 << " of "
+              << counted(logits.num_rows, "row") << ", " << fixed_text(100 * logits.top_k_overlap, 2) << " % of the "
+              << logits.top_k << " most likely; KL mean " << error_text(logits.kl_mean) << ", p99 "
+              << error_text(logits.kl_p99) << ", max " << error_text(logits.kl_max);
+    if (logits.kl_max_at) std::cout << " at " << token_text(*logits.kl_max_at);
+    if (logits.gap_max_at) {
+      std::cout << "; where the most likely differs, the reference's lies above its next by "
+                << number_text(logits.gap_p50) << " in the median, at most " << number_text(logits.gap_max) << " at "
+                << token_text(*logits.gap_max_at);
+    }
+    if (logits.num_left_out > 0) {
+      std::cout << "; " << counted(logits.num_left_out, "row") << " left out: NaN or infinite";
+    }
+    std::cout << "\n";
+  }
+}
+
 /// The names, an unbroken run of layers as "model.layers.0 to 29".
 std::string names_text(const std::vector<std::string>& names) {
   const auto is_layer = [](const std::string& name) { return name.ends_with(text(".layers.", layer_of(name))); };
@@ -147,6 +169,7 @@ void print_compared(const Report& report) {
   }
   print_rounding(report);
   print_table(report);
+  print_logits(report);
   print_notes(report);
 }
 

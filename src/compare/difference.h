@@ -42,6 +42,29 @@ struct NonFinite {
   std::int64_t inf = 0;
 };
 
+/// The k of LogitsDifference::top_k_overlap, where there are as many tokens.
+inline constexpr std::int64_t kLogitsTopK = 10;
+
+/// How far the candidate's logits lie from the reference's as distributions over the next token. Of the values as they
+/// are stored, in f64. Percentiles within 1.1 %.
+struct LogitsDifference {
+  std::int64_t num_rows = 0;                   // that count
+  std::int64_t num_left_out = 0;               // no distribution on a side: NaN, +infinity, or nothing but -infinity
+  double kl_mean = 0, kl_p99 = 0, kl_max = 0;  // KL(reference || candidate), in nats
+  std::optional<Token> kl_max_at = {};         // the first that has it; nothing when it is 0
+  std::int64_t num_same_top1 = 0;              // rows whose most likely token is the same
+  std::int64_t top_k = 0;
+  double top_k_overlap = 1;  // share of the reference's top_k most likely tokens that are among the candidate's
+  // Of the rows with another most likely token, how far the reference's largest logit lies above its next: small where
+  // rounding alone may have decided.
+  double gap_p50 = 0, gap_max = 0;
+  std::optional<Token> gap_max_at = {};
+
+  double top1_agreement() const {
+    return num_rows == 0 ? 1 : static_cast<double>(num_same_top1) / static_cast<double>(num_rows);
+  }
+};
+
 /// How far the candidate's values of one point lie from the reference's, over the rows that both files have.
 ///
 /// Where the dtypes differ, both sides are first rounded to the narrower one (of bf16 and f16: bf16). All sums are f64.
@@ -82,6 +105,8 @@ struct Difference {
   NonFinite candidate_non_finite;
   std::int64_t unmatched_non_finite = 0;  // elements that are NaN or infinite and not the same on both sides
   std::optional<Element> first_unmatched;
+
+  std::optional<LogitsDifference> logits;  // of lm_head
 
   bool bit_equal = false;
   std::optional<double> baseline_rel_l2;  // of the baseline against the reference

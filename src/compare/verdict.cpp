@@ -74,6 +74,18 @@ std::string origin(const Report& report, const Difference& first) {
   return out;
 }
 
+/// "; logits: 31 of 32 rows have the same most likely token, KL 1.2e-04 in the mean and 3.4e-03 at most"
+std::string logits_text(const Report& report) {
+  for (const Difference& each : report.differences) {
+    if (!each.logits || each.bit_equal || each.logits->num_rows == 0) continue;
+    const LogitsDifference& logits = *each.logits;
+    return text("; logits: ", logits.num_same_top1, " of ", logits.num_rows,
+                " rows have the same most likely token, KL ", rel_l2_text(logits.kl_mean), " in the mean and ",
+                rel_l2_text(logits.kl_max), " at most");
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string rel_l2_text(double value) {
@@ -88,7 +100,7 @@ std::string verdict(const Report& report) {
   }
   if (const Difference* first = report.first_divergence()) {
     return text("first divergence: ", first->point, ": ", divergence(*first, report.rules), origin(report, *first),
-                what_would_pass(report));
+                logits_text(report), what_would_pass(report));
   }
   const Difference* worst = nullptr;
   bool are_equal = true;
@@ -101,7 +113,7 @@ std::string verdict(const Report& report) {
     out += ", the same bits";
   } else {
     out += text(" within ", report.rules.max_rel_l2 ? rel_l2_text(*report.rules.max_rel_l2) : "their limits",
-                "; the largest rel_l2 is ", rel_l2_text(worst->rel_l2), " at ", worst->point);
+                "; the largest rel_l2 is ", rel_l2_text(worst->rel_l2), " at ", worst->point, logits_text(report));
   }
   if (!report.prompt_order.empty())
     out += text("; prompts paired by their tokens: the candidate has ", report.prompt_order);

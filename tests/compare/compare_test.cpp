@@ -302,6 +302,102 @@ TEST_CASE("all metrics are those of their formulas") {
   CHECK(want[0] == 13 * 12);
 }
 
+TEST_CASE("logits are held against each other as distributions over the next token") {
+  test::SampleRun reference = test::sample_run(24);
+  reference.layout.points.back().point.name = "lm_head";
+  reference.set_dtype(Dtype::f64);
+  std::vector<double>& r = reference.values.back();
+  for (double& value : r) value *= 4;
+  test::SampleRun candidate = reference;
+  std::vector<double>& c = candidate.values.back();
+  for (std::size_t i = 0; i < c.size(); ++i) c[i] += 0.3 * std::sin(static_cast<double>(7 * i));
+  constexpr std::size_t kWidth = 24, kRows = 13;
+  for (const std::size_t row : {3u, 8u}) {  // the reference's second becomes the first
+    double* const values = c.data() + row * kWidth;
+    std::vector<std::size_t> order(kWidth);
+    for (std::size_t i = 0; i < kWidth; ++i) order[i] = i;
+    std::ranges::stable_sort(order, [&](auto a, auto b) { return r[row * kWidth + a] > r[row * kWidth + b]; });
+    values[order[1]] = 9;
+  }
+  c[11 * kWidth] = r[11 * kWidth] = -kInf;  // a token that cannot come, on both sides
+  double kl_sum = 0, kl_max = 0, overlap = 0, gap_max = 0;
+  std::int64_t same = 0;
+  for (std::size_t row = 0; row < kRows; ++row) {
+    const auto ranks = [&](const std::vector<double>& values) {
+      std::vector<std::size_t> order(kWidth);
+      for (std::size_t i = 0; i < kWidth; ++i) order[i] = i;
+      std::ranges::stable_sort(order,
+                               [&](auto a, auto b) { return values[row * kWidth + a] > values[row * kWidth + b]; });
+      return order;
+    };
+    const auto log_p = [&](const std::vector<double>& values, std::size_t i) {
+      double sum = 0;
+      for (std::size_t k = 0; k < kWidth; ++k) sum += std::exp(values[row * kWidth + k]);
+      return values[row * kWidth + i] - std::log(sum);
+    };
+    double kl = 0;
+    for (std::size_t i = 0; i < kWidth; ++i) {
+      if (r[row * kWidth + i] > -kInf) kl += std::exp(log_p(r, i)) * (log_p(r, i) - log_p(c, i));
+    }
+    kl_sum += kl;
+    kl_max = std::max(kl_max, kl);
+    const auto of_r = ranks(r), of_c = ranks(c);
+    for (std::size_t i = 0; i < 10; ++i) overlap += std::count(of_c.begin(), of_c.begin() + 10, of_r[i]) / 10.0;
+    if (of_r[0] == of_c[0]) {
+      ++same;
+    } else {
+      gap_max = std::max(gap_max, r[row * kWidth + of_r[0]] - r[row * kWidth + of_r[1]]);
+    }
+  }
+  REQUIRE(same < 13);
+  const Report report = compared(reference, candidate);
+  REQUIRE(at(report, "lm_head").logits);
+  CHECK_FALSE(at(report, "model.layers.3").logits);
+  const compare::LogitsDifference found = *at(report, "lm_head").logits;
+  CHECK(found.num_rows == 13);
+  CHECK(found.num_left_out == 0);
+  CHECK(found.num_same_top1 == same);
+  CHECK(found.kl_mean == doctest::Approx(kl_sum / 13).epsilon(1e-12));
+  CHECK(found.kl_max == doctest::Approx(kl_max).epsilon(1e-12));
+  CHECK(found.kl_p99 == doctest::Approx(kl_max).epsilon(0.02));
+  CHECK(found.top_k == 10);
+  CHECK(found.top_k_overlap == doctest::Approx(overlap / 13).epsilon(1e-12));
+  CHECK(found.gap_max == doctest::Approx(gap_max).epsilon(1e-12));
+  REQUIRE(found.gap_max_at);
+  CHECK(compare::verdict(report).find(text("; logits: ", same, " of 13 rows have the same most likely token, KL ")) !=
+        std::string::npos);
+
+  const compare::LogitsDifference own = *at(compared(reference, reference), "lm_head").logits;
+  CHECK(own.kl_max == 0);
+  CHECK(own.num_same_top1 == 13);
+  CHECK(own.top_k_overlap == 1);
+  CHECK_FALSE(own.kl_max_at);
+
+  candidate.at("lm_head", 4, 2) = kNan;   // left out
+  candidate.at("lm_head", 5, 3) = -kInf;  // ruled out where the reference does not
+  const compare::LogitsDifference damaged = *at(compared(reference, candidate), "lm_head").logits;
+  CHECK(damaged.num_rows == 12);
+  CHECK(damaged.num_left_out == 1);
+  CHECK(damaged.kl_max == kInf);
+  CHECK(damaged.kl_max_at->prompt == 1);
+}
+
+TEST_CASE("thresholds know the logits' figures") {
+  test::SampleRun reference = test::sample_run(24);
+  reference.layout.points.back().point.name = "lm_head";
+  test::SampleRun candidate = reference;
+  for (double& value : candidate.values.back()) value *= 2;
+  const auto agrees = [&](const char* threshold) {
+    Rules rules;
+    rules.thresholds = {compare::parse_threshold(threshold)};
+    return compared(reference, candidate, rules).agrees();
+  };
+  CHECK(agrees("lm_head: top1_agreement >= 1 and top_k_overlap >= 1"));
+  CHECK(agrees("lm_head: kl_mean <= 1 and kl_p99 <= 1 and kl_max <= 1"));
+  CHECK_FALSE(agrees("lm_head: kl_mean <= 1e-3"));
+  CHECK_FALSE(agrees("lm_head: kl_max <= 1e-3"));
+}
+
 TEST_CASE("an error that massive channels and sinks hide is seen without them") {
   test::SampleRun reference = test::sample_run();
   reference.set_dtype(Dtype::f32);
