@@ -49,7 +49,7 @@ Json point_of(const Difference& each) {
   out.set("layer", layer_of(each.point));
   const std::string_view semantics = semantics_of(each.point);
   out.set("stream", semantics == "residual_after_block" || semantics == "embedding" || semantics == "post_final_norm");
-  out.set("rel", each.rel_l2);
+  out.set("rel", each.judged_rel_l2());
   out.set("plain", each.rel_l2_without_massive);
   out.set("lim", each.max_rel_l2);
   out.set("base", number_or_null(each.baseline_rel_l2));
@@ -76,6 +76,10 @@ Json point_of(const Difference& each) {
     for (const std::int64_t count : *each.ulps) ulps.push(count);
   }
   out.set("ulps", std::move(ulps));
+  out.set("route", each.by_route && each.num_rows > 0
+                       ? Json(static_cast<double>(each.by_route->num_same) / static_cast<double>(each.num_rows))
+                       : Json());
+  out.set("route_rel", each.by_route ? Json(each.by_route->same_rel_l2) : Json());
   out.set("same", each.bit_equal);
   out.set("ok", each.agrees);
   return out;
@@ -232,6 +236,41 @@ Json logits_part(const Report& report) {
       std::move(rows));
 }
 
+Json routing_part(const Report& report) {
+  Json rows(Json::Array{});
+  bool differs = false;
+  for (const Difference& each : report.differences) {
+    if (!each.routing) continue;
+    const compare::RoutingDifference& routing = *each.routing;
+    differs = differs || routing.num_rerouted > 0;
+    const Difference* block = nullptr;
+    for (const Difference& other : report.differences) {
+      const bool is_output = semantics_of(other.point) == "residual_after_block";
+      if (is_output && layer_of(other.point) == layer_of(each.point)) block = &other;
+    }
+    const bool is_split = block != nullptr && block->by_route;
+    const auto known = [&](double value) { return routing.knows_margins ? Json(value) : Json(); };
+    rows.push(Json::Array{
+        Json(printable(each.point)), Json(routing.rerouted()), Json(1 - routing.overlap),
+        routing.knows_margins ? Json(routing.num_unexplained) : Json(), known(routing.margin_p50),
+        known(routing.margin_max), Json(place_of(routing.margin_max_at)), number_or_null(routing.weights_rel_l2),
+        is_split ? Json(block->by_route->same_rel_l2) : Json(),
+        is_split ? Json(block->by_route->rerouted_rel_l2) : Json(), number_or_null(routing.baseline_rerouted)});
+  }
+  if (rows.items().empty()) return nullptr;
+  Json out = part_of(
+      "Routing flips",
+      differs ? "Tokens that went to other experts, and the share of choices that are others. Unexplained: the "
+                "candidate's own router logits would not have sent them there. The margin is how far the reference's "
+                "logit of a dropped expert lies above that of one chosen instead: small ones are noise."
+              : "Every token went to the same experts in both runs.",
+      {"router", "tokens rerouted", "other choices", "unexplained", "margin, median", "margin, max", "at",
+       "weights rel_l2", "block, same route", "block, rerouted", "baseline rerouted"},
+      std::move(rows));
+  if (differs) out.set("bars", 1);
+  return out;
+}
+
 /// JSON text that may stand inside a <script>: no "<" ends it.
 std::string for_script(std::string json) {
   std::string out;
@@ -285,6 +324,7 @@ void write_html(std::ostream& out, const Report& report, const store::Reader& re
   }
   data.set("skipped", std::move(skipped));
   Json more(Json::Array{});
+  if (Json routing = routing_part(report); !routing.is_null()) more.push(std::move(routing));
   if (Json logits = logits_part(report); !logits.is_null()) more.push(std::move(logits));
   data.set("more", std::move(more));
   data.set("heat", heatmap_of(report));

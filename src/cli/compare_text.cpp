@@ -46,10 +46,11 @@ void print_rounding(const Report& report) {
 }
 
 void print_table(const Report& report) {
-  bool has_raw = false, has_incomplete = false;
+  bool has_raw = false, has_incomplete = false, has_routes = false;
   for (const Difference& each : report.differences) {
     has_raw = has_raw || each.reference_dtype != each.candidate_dtype;
     has_incomplete = has_incomplete || each.num_incomplete_prompts > 0;
+    has_routes = has_routes || (each.by_route && each.by_route->num_rerouted > 0);
   }
   std::vector<Table::Column> columns = {{.name = "point", .align = Table::Align::left}};
   if (has_incomplete) columns.push_back({.name = "prompts"});
@@ -57,6 +58,9 @@ void print_table(const Report& report) {
   if (has_raw) columns.push_back({.name = "raw_rel_l2"});
   const bool has_baseline = report.baseline.has_value();
   if (has_baseline) columns.push_back({.name = "ratio"});
+  if (has_routes) {
+    for (const char* name : {"same route", "its rel_l2"}) columns.push_back({.name = name});
+  }
   for (const char* name : {"cosine", "added"}) columns.push_back({.name = name});
   columns.push_back({.name = "worst token", .align = Table::Align::left});
   columns.push_back({.name = "NaN", .align = Table::Align::left});
@@ -71,6 +75,12 @@ void print_table(const Report& report) {
     cells.push_back(error_text(each.rel_l2));
     if (has_raw) cells.push_back(error_text(each.raw_rel_l2));
     if (has_baseline) cells.push_back(each.ratio ? number_text(*each.ratio) : "-");
+    if (has_routes) {
+      const bool is_split = each.by_route && each.num_rows > 0;
+      const double rows = static_cast<double>(each.num_rows);
+      cells.push_back(is_split ? fixed_text(100 * static_cast<double>(each.by_route->num_same) / rows, 1) + " %" : "-");
+      cells.push_back(is_split ? error_text(each.by_route->same_rel_l2) : "-");
+    }
     cells.push_back(fixed_text(each.cosine, 6));
     cells.push_back(each.added ? error_text(*each.added) : "-");
     cells.push_back(each.worst_token ? token_text(each.worst_token->token) + " " + error_text(each.worst_token->rel_l2)
@@ -83,6 +93,54 @@ void print_table(const Report& report) {
     table.add_row(std::move(cells));
   }
   std::cout << "\n" << table << "\n";
+}
+
+/// What leaves the block whose experts were chosen there; nullptr where that was not compared.
+const Difference* output_of_block(const Report& report, int layer) {
+  for (const Difference& each : report.differences) {
+    if (semantics_of(each.point) == "residual_after_block" && layer_of(each.point) == layer) return &each;
+  }
+  return nullptr;
+}
+
+/// The routers that chose otherwise, one a line.
+void print_routing(const Report& report) {
+  Table table({{.name = "router"},
+               {.name = "experts"},
+               {.name = "other experts"},
+               {.name = "overlap"},
+               {.name = "unexplained"},
+               {.name = "margin p50"},
+               {.name = "max"},
+               {.name = "at", .align = Table::Align::left},
+               {.name = "weights"},
+               {.name = "block: same"},
+               {.name = "rerouted"}});
+  std::int64_t num_routers = 0;
+  for (const Difference& each : report.differences) {
+    if (!each.routing) continue;
+    ++num_routers;
+    const compare::RoutingDifference& routing = *each.routing;
+    if (routing.num_rerouted == 0) continue;
+    const Difference* const block = output_of_block(report, layer_of(each.point));
+    const bool is_split = block != nullptr && block->by_route;
+    table.add_row({text("layer ", layer_of(each.point)),
+                   routing.num_experts > 0 ? text(routing.num_experts_per_tok, " of ", routing.num_experts)
+                                           : std::to_string(routing.num_experts_per_tok),
+                   fixed_text(100 * routing.rerouted(), 2) + " %", fixed_text(100 * routing.overlap, 2) + " %",
+                   routing.knows_margins ? std::to_string(routing.num_unexplained) : "-",
+                   routing.knows_margins ? number_text(routing.margin_p50) : "-",
+                   routing.knows_margins ? number_text(routing.margin_max) : "-",
+                   routing.margin_max_at ? token_text(*routing.margin_max_at) : "-",
+                   routing.weights_rel_l2 ? error_text(*routing.weights_rel_l2) : "-",
+                   is_split ? error_text(block->by_route->same_rel_l2) : "-",
+                   is_split ? error_text(block->by_route->rerouted_rel_l2) : "-"});
+  }
+  if (num_routers == 0) return;
+  const auto others = static_cast<std::int64_t>(table.num_rows());
+  std::cout << "routing: " << num_routers - others << " of " << counted(num_routers, "router")
+            << " sent every token to the same experts\n";
+  if (others > 0) std::cout << "\n" << table << "\n";
 }
 
 /// The distributions over the next token: one line.
@@ -169,6 +227,7 @@ void print_compared(const Report& report) {
   }
   print_rounding(report);
   print_table(report);
+  print_routing(report);
   print_logits(report);
   print_notes(report);
 }

@@ -38,6 +38,7 @@ struct Pair {
   std::vector<std::int64_t> first_row;  // of each run, counted over the shared rows
   Massive massive;
   Heatmap* heatmap;
+  std::span<const std::uint8_t> rerouted;
 
   const ProbePoint& in_reference() const { return reference.points()[reference_point].point; }
   const ProbePoint& in_candidate() const { return candidate.points()[candidate_point].point; }
@@ -47,14 +48,35 @@ struct Pair {
   }
 };
 
+/// Squares of the tokens that kept their experts, and of those that did not.
+struct RouteSums {
+  std::int64_t num_rerouted = 0;
+  double same_difference = 0, same_reference = 0, rerouted_difference = 0, rerouted_reference = 0;
+
+  void add(const RowError& error, bool is_rerouted) {
+    num_rerouted += is_rerouted;
+    (is_rerouted ? rerouted_difference : same_difference) += error.difference_squares;
+    (is_rerouted ? rerouted_reference : same_reference) += error.reference_squares;
+  }
+  void append(const RouteSums& next) {
+    num_rerouted += next.num_rerouted;
+    same_difference += next.same_difference;
+    same_reference += next.same_reference;
+    rerouted_difference += next.rerouted_difference;
+    rerouted_reference += next.rerouted_reference;
+  }
+};
+
 /// Of rows that stand one after the other.
 struct Sums {
   Partial values;
   LogitsPartial logits;  // of lm_head
+  RouteSums routes;      // behind a router
 
   void append(const Sums& next) {
     values.append(next.values);
     logits.append(next.logits);
+    routes.append(next.routes);
   }
 };
 
@@ -114,7 +136,9 @@ class BlockReader {
         const std::byte* const reference = reference_rows_.data() + i * reference_row_bytes_;
         const std::byte* const candidate = candidate_rows_.data() + i * candidate_row_bytes_;
         const std::int64_t row = rows.reference_row + static_cast<std::int64_t>(i);
-        const RowError error = comparer_.add(reference, candidate, row, sums.values);
+        const bool is_rerouted = !pair_.rerouted.empty() && pair_.rerouted[static_cast<std::size_t>(row)] != 0;
+        const RowError error = comparer_.add(reference, candidate, row, is_rerouted, sums.values);
+        if (!pair_.rerouted.empty()) sums.routes.add(error, is_rerouted);
         if (logits_) logits_->add(reference, candidate, row, sums.logits);
         token_errors_.add(error.rel_l2);
         if (pair_.heatmap != nullptr) pair_.heatmap->add(shared_row, error.rel_l2, error.is_unmatched);
@@ -186,12 +210,6 @@ Whole whole_of(const Pair& pair, std::int64_t num_rows, const std::function<void
   return whole;
 }
 
-/// Which token of which prompt a row of the file is.
-Token token_of(const CapturedRows& rows, std::int64_t row) {
-  const auto after = std::upper_bound(rows.cu_rows.begin(), rows.cu_rows.end(), row);
-  return {.prompt = after - rows.cu_rows.begin() - 1, .token = rows.position[static_cast<std::size_t>(row)]};
-}
-
 LogitsDifference logits_difference_of(const Whole& whole, const CapturedRows& rows, std::int64_t width) {
   const LogitsPartial& all = whole.sums.logits;
   const double count = std::max(1.0, static_cast<double>(all.num_rows));
@@ -214,7 +232,8 @@ LogitsDifference logits_difference_of(const Whole& whole, const CapturedRows& ro
 
 Difference difference_of(const store::Reader& reference, std::size_t reference_point, const store::Reader& candidate,
                          std::size_t candidate_point, const Alignment::Shared& shared,
-                         const std::function<void(std::int64_t)>& rows_done, Heatmap* heatmap) {
+                         const std::function<void(std::int64_t)>& rows_done, Heatmap* heatmap,
+                         std::span<const std::uint8_t> rerouted) {
   Pair pair = {.reference = reference,
                .candidate = candidate,
                .reference_point = reference_point,
@@ -222,7 +241,8 @@ Difference difference_of(const store::Reader& reference, std::size_t reference_p
                .runs = shared.runs,
                .first_row = {},
                .massive = {},
-               .heatmap = heatmap};
+               .heatmap = heatmap,
+               .rerouted = rerouted};
   pair.massive = massive_of(reference, reference_point,
                             sampled_rows(reference, shared.runs, sample_rows_for(pair.in_reference().width)));
   std::int64_t first_row = 0;
@@ -277,6 +297,13 @@ Difference difference_of(const store::Reader& reference, std::size_t reference_p
   if (all.unmatched_non_finite > 0) {
     difference.first_unmatched = all.first_unmatched;
     difference.first_unmatched->token = token_of(reference.rows(), all.first_unmatched_row);
+  }
+  if (!rerouted.empty()) {
+    const RouteSums& routes = whole.sums.routes;
+    difference.by_route = {.num_same = difference.num_rows - routes.num_rerouted,
+                           .num_rerouted = routes.num_rerouted,
+                           .same_rel_l2 = rel_l2_of(routes.same_difference, routes.same_reference),
+                           .rerouted_rel_l2 = rel_l2_of(routes.rerouted_difference, routes.rerouted_reference)};
   }
   if (pair.are_logits()) difference.logits = logits_difference_of(whole, reference.rows(), difference.width);
   difference.bit_equal = all.bit_equal;

@@ -382,6 +382,149 @@ TEST_CASE("logits are held against each other as distributions over the next tok
   CHECK(damaged.kl_max_at->prompt == 1);
 }
 
+namespace {
+
+/// Three layers with a router each of 2 of 6 experts, chosen by the largest logits.
+test::SampleRun routed_run() {
+  test::SampleRun run = test::sample_run(24);
+  run.layout.identity["dtype"] = std::string("bfloat16");
+  for (int layer = 2; layer >= 0; --layer) {
+    const std::string experts = text("model.layers.", layer, ".mlp");
+    const auto at = static_cast<std::ptrdiff_t>(run.point(text("model.layers.", layer)));
+    std::vector<double> logits, ids, weights;
+    for (std::int64_t row = 0; row < 13; ++row) {
+      std::vector<std::pair<double, int>> order;
+      for (int expert = 0; expert < 6; ++expert) {
+        logits.push_back(test::sample_value(40, row, layer, expert));
+        order.push_back({-logits.back(), expert});
+      }
+      std::ranges::sort(order);
+      for (int i = 0; i < 2; ++i) {
+        ids.push_back(order[static_cast<std::size_t>(i)].second);
+        weights.push_back(i == 0 ? 0.75 : 0.25);
+      }
+    }
+    const std::vector<store::Layout::Point> points = {
+        {.point = {.name = experts + ".gate", .dtype = Dtype::f32, .width = 6}},
+        {.point = {.name = experts + ":topk_indices", .dtype = Dtype::i32, .width = 2}},
+        {.point = {.name = experts + ":topk_weights", .dtype = Dtype::f32, .width = 2}}};
+    run.layout.points.insert(run.layout.points.begin() + at, points.begin(), points.end());
+    run.values.insert(run.values.begin() + at, {logits, ids, weights});
+  }
+  return run;
+}
+
+/// The candidate's choice of one token becomes its third-best expert instead of its second, and its values change.
+void reroute(test::SampleRun& run, int layer, std::int64_t row, bool logits_say_so) {
+  const std::string experts = text("model.layers.", layer, ".mlp");
+  std::vector<std::pair<double, int>> order;
+  for (int expert = 0; expert < 6; ++expert) order.push_back({-run.at(experts + ".gate", row, expert), expert});
+  std::ranges::sort(order);
+  run.at(experts + ":topk_indices", row, 1) = order[2].second;
+  if (logits_say_so) run.at(experts + ".gate", row, order[2].second) = -order[1].first + 1e-4;
+  for (std::int64_t c = 0; c < 24; ++c) run.at(text("model.layers.", layer), row, c) *= -1;
+}
+
+}  // namespace
+
+TEST_CASE("tokens that went to other experts are told apart, with the margins of the choice") {
+  const test::SampleRun reference = routed_run();
+  test::SampleRun candidate = reference;
+  std::swap(candidate.at("model.layers.0.mlp:topk_indices", 3, 0),
+            candidate.at("model.layers.0.mlp:topk_indices", 3, 1));
+  std::swap(candidate.at("model.layers.0.mlp:topk_weights", 3, 0),
+            candidate.at("model.layers.0.mlp:topk_weights", 3, 1));
+  reroute(candidate, 1, 7, /*logits_say_so=*/true);
+  const Rules loose = {
+      .max_rel_l2 = {}, .exact = false, .points = {}, .thresholds = {compare::parse_threshold("**.gate: rel_l2 <= 1")}};
+  const Report report = compared(reference, candidate, loose);
+  CAPTURE(compare::verdict(report));
+  CHECK(report.agrees());
+
+  const compare::RoutingDifference& first = *at(report, "model.layers.0.mlp:topk_indices").routing;
+  CHECK(first.num_rerouted == 0);  // another order is the same route
+  CHECK(first.overlap == 1);
+  CHECK(*first.weights_rel_l2 == 0);
+  CHECK(first.reference_chooses_largest);
+  const compare::RoutingDifference& second = *at(report, "model.layers.1.mlp:topk_indices").routing;
+  CHECK(second.num_experts_per_tok == 2);
+  CHECK(second.num_experts == 6);
+  CHECK(second.num_rows == 13);
+  CHECK(second.num_rerouted == 1);
+  CHECK(second.overlap == doctest::Approx(25.0 / 26));
+  CHECK(second.num_unexplained == 0);
+  std::vector<double> logits;
+  for (int expert = 0; expert < 6; ++expert) {
+    logits.push_back(test::SampleRun(reference).at("model.layers.1.mlp.gate", 7, expert));
+  }
+  std::ranges::sort(logits, std::greater<>());
+  CHECK(second.margin_max ==
+        doctest::Approx(static_cast<float>(logits[1]) - static_cast<float>(logits[2])).epsilon(1e-6));
+  CHECK(second.margin_max_at->prompt == 2);
+  CHECK(second.margin_max_at->token == 1);
+
+  const Difference& before = at(report, "model.layers.0");
+  REQUIRE(before.by_route);
+  CHECK(before.by_route->num_same == 13);
+  const Difference& behind = at(report, "model.layers.1");
+  CHECK(behind.by_route->num_same == 12);
+  CHECK(behind.by_route->num_rerouted == 1);
+  CHECK(behind.by_route->same_rel_l2 == 0);
+  CHECK(behind.by_route->rerouted_rel_l2 == doctest::Approx(2));
+  CHECK(behind.rel_l2 > 0.1);
+  CHECK(behind.judges_same_route);
+  CHECK(behind.rel_l2_without_massive == 0);
+  CHECK(behind.rule.ends_with("of the 12 tokens with the same experts"));
+  CHECK(compare::verdict(report).find(
+            "other experts for at most 7.69 % of the tokens (model.layers.1.mlp:topk_indices)") != std::string::npos);
+}
+
+TEST_CASE("a choice that the candidate's own router logits do not explain is a divergence") {
+  const test::SampleRun reference = routed_run();
+  test::SampleRun candidate = reference;
+  reroute(candidate, 1, 7, /*logits_say_so=*/false);
+  const Report report = compared(reference, candidate);
+  REQUIRE_FALSE(report.agrees());
+  CHECK(report.first_divergence()->point == "model.layers.1.mlp:topk_indices");
+  CHECK(report.first_divergence()->routing->num_unexplained == 1);
+  CHECK(report.finding->kind == compare::Kind::routing);
+  CHECK(compare::verdict(report).starts_with(
+      "first divergence: model.layers.1.mlp:topk_indices: 1 of 13 tokens went to other experts (96.2 % of the choices "
+      "are the same), 1 against the candidate's own router logits, the first at prompt 2, token 1"));
+  CHECK_FALSE(at(report, "model.layers.1").agrees);  // what an unexplained choice did is not put aside
+  // a number that is no expert's
+  test::SampleRun damaged = reference;
+  damaged.at("model.layers.1.mlp:topk_indices", 7, 1) = 2000000000;
+  CHECK(compared(reference, damaged).first_divergence()->routing->num_unexplained == 1);
+}
+
+TEST_CASE("without router logits other experts are held to a share, and with a baseline to its own") {
+  test::SampleRun reference = routed_run();
+  for (int layer = 0; layer < 3; ++layer) reference.remove(text("model.layers.", layer, ".mlp.gate"));
+  const auto rerouted = [&](int tokens) {
+    test::SampleRun run = routed_run();
+    for (int i = 0; i < tokens; ++i) reroute(run, 1, i, true);
+    for (int layer = 0; layer < 3; ++layer) run.remove(text("model.layers.", layer, ".mlp.gate"));
+    return run;
+  };
+  const char* const router = "model.layers.1.mlp:topk_indices";
+  CHECK(at(compared(reference, rerouted(3)), router).agrees);  // 3 of 26 choices, of 0.1 x sqrt(2)
+  CHECK_FALSE(at(compared(reference, rerouted(4)), router).agrees);
+  CHECK_FALSE(at(compared(reference, rerouted(3)), router).routing->knows_margins);
+  reference.layout.identity["dtype"] = std::string("float32");
+  test::SampleRun exact = rerouted(3);
+  exact.layout.identity["dtype"] = std::string("float32");
+  CHECK_FALSE(at(compared(reference, exact), router).agrees);  // float32 has no such noise
+
+  const test::TempFolder folder;
+  const store::Reader r(test::write_file(folder / "r.h5", reference));
+  const store::Reader baseline(test::write_file(folder / "b.h5", rerouted(4)));
+  for (const int tokens : {4, 6, 7}) {
+    const store::Reader c(test::write_file(folder / "c.h5", rerouted(tokens)));
+    CHECK(at(compare::compare_runs(r, c, {}, {}, &baseline), router).agrees == (tokens <= 6));
+  }
+}
+
 TEST_CASE("thresholds know the logits' figures") {
   test::SampleRun reference = test::sample_run(24);
   reference.layout.points.back().point.name = "lm_head";
