@@ -244,7 +244,8 @@ TEST_CASE("what makes no run is refused with the file and what was expected, and
   refused({{"model.norm.npy", good}}, {.tokens = "mean"}, "is neither all nor last");
   refused({{"model.norm.npy", good}}, {.dtype = "fp8"}, "is none of bfloat16");
   refused({{"a/model.norm.npy", good}, {"model.norm.npy", good}}, {}, "is of all prompts, and");
-  refused({{"a/model.norm.npy", good}, {"b/model.layers.0.npy", good}}, {}, "prompt a has no model.layers.0, which others have");
+  refused({{"a/model.norm.npy", good}, {"b/model.layers.0.npy", good}}, {},
+          "prompt a has no model.layers.0, which others have");
   refused({{"a/model.norm.npy", good}, {"b/model.norm.npy", npy("<f4", "(4, 2)", f4)}}, {}, "is F32 [4, 2] where");
   refused({{"model.norm.npy", good}, {"input_ids.npy", npy("<i8", "(1,)", test::raw(std::int64_t{5}))}}, {},
           "has 2 rows where the input has 1, one a token");

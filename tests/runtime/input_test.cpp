@@ -121,8 +121,8 @@ TEST_CASE("input that cannot be run is refused with its place") {
   refused({.input_ids_file =
                folder.file("c.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (1, 9), }", "1234"))},
           "is cut off");
-  refused({.input_ids_file =
-               folder.file("d.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,), }", "1234123412341234"))},
+  refused({.input_ids_file = folder.file(
+               "d.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,), }", "1234123412341234"))},
           "is not two-dimensional");
   const std::string sparse =
       folder.file("sparse.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1000000000), }", ""));
