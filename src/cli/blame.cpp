@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/probe_point.h"
 #include "base/text.h"
+#include "compare/align.h"
 #include "model/config.h"
 #include "model/points.h"
 #include "weights/checkpoint.h"
@@ -40,9 +41,12 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
+/// Under either spelling: with model.language_model. or without.
 bool is_stored(const store::Reader& reference, const std::string& name) {
-  const auto found = reference.find(name);
-  return found && reference.points()[*found].stored;
+  for (const store::Layout::Point& each : reference.points()) {
+    if (each.stored && compare::canonical_name(each.point.name) == compare::canonical_name(name)) return true;
+  }
+  return false;
 }
 
 bool has_input_of(const store::Reader& reference, int layer) {

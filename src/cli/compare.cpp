@@ -32,6 +32,8 @@ struct CompareOptions {
   std::filesystem::path baseline;
   std::optional<double> max_rel_l2;
   bool exact = false;
+  bool fail_fast = false;
+  std::vector<std::string> allow_skip;
   std::vector<std::string> points;
   std::vector<std::string> thresholds;
   std::filesystem::path report;
@@ -55,6 +57,11 @@ compare::Rules rules_of(const CompareOptions& options) {
                  .fix = "give the largest relative error that agrees, as 1e-2"});
   }
   compare::Rules rules = {.max_rel_l2 = options.max_rel_l2, .exact = options.exact, .points = {}};
+  rules.fail_fast = options.fail_fast;
+  if (!options.allow_skip.empty()) rules.allow_skip.emplace();
+  for (const std::string& list : options.allow_skip) {
+    for (const std::string& pattern : split(list, ',')) rules.allow_skip->emplace_back(trimmed(pattern));
+  }
   for (const std::string& each : options.thresholds) rules.thresholds.push_back(compare::parse_threshold(each));
   for (const std::string& list : options.points) {
     for (const std::string& pattern : split(list, ',')) rules.points.emplace_back(trimmed(pattern));
@@ -169,6 +176,15 @@ void add_compare(CLI::App& app, Command& chosen) {
                    "When points agree, as 'model.layers.*.mlp: rel_l2 <= 5e-3 or max_abs <= 1e-3'; repeatable, and the "
                    "first whose pattern matches decides")
       ->type_name("'GLOB: EXPR'")
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_flag("--fail-fast", options->fail_fast, "Compare nothing behind the first point that does not agree");
+  command
+      ->add_option(
+          "--allow-skip", options->allow_skip,
+          "Which points may be left uncompared, by patterns as --points: any other that is makes the answer no. "
+          "Default: all, and they are listed; \"\": none")
+      ->type_name("PATTERNS")
       ->take_all()
       ->allow_extra_args(false);
   command

@@ -174,6 +174,7 @@ Json skip_of(const compare::NotCompared& skipped) {
   out.set("point", skipped.point);
   out.set("reason", skipped.reason);
   out.set("differs", skipped.differs);
+  out.set("is_missed", skipped.is_missed);
   return out;
 }
 

@@ -349,7 +349,8 @@ double default_max_rel_l2(Dtype dtype) {
 
 bool Report::agrees() const {
   return first_divergence() == nullptr &&
-         std::none_of(not_compared.begin(), not_compared.end(), [](const NotCompared& each) { return each.differs; });
+         std::none_of(not_compared.begin(), not_compared.end(),
+                      [](const NotCompared& each) { return each.differs || each.is_missed; });
 }
 
 const Difference* Report::first_divergence() const {
@@ -422,11 +423,14 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
   const Judge judge(reference, candidate, rules);
   Routes routes(reference, reference_names, candidate, candidate_names, alignment);
   std::map<std::string, double> weights;
-  bool do_routes_agree = true;
+  bool do_routes_agree = true, is_over = false;
   std::int64_t width_done = 0;
   for (const Pair& pair : pairs) {
     const Alignment::Shared shared = alignment.rows_of(pair.reference_point, pair.candidate_point);
-    if (shared.num_rows == 0) {
+    if (is_over) {
+      report.not_compared.push_back({.point = reference.points()[pair.reference_point].point.name,
+                                     .reason = "behind the first that does not agree (--fail-fast)"});
+    } else if (shared.num_rows == 0) {
       report.not_compared.push_back({.point = reference.points()[pair.reference_point].point.name,
                                      .reason = "no prompt is complete in both files"});
     } else {
@@ -453,11 +457,18 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
       if (difference.judges_same_route && !rules.exact) {
         difference.rule += text(", of the ", difference.by_route->num_same, " tokens with the same experts");
       }
+      if (rules.fail_fast && !difference.agrees) is_over = true;
       do_routes_agree = do_routes_agree && (!difference.routing || difference.agrees);
       report.heatmaps.push_back(std::move(heatmap));
       report.differences.push_back(std::move(difference));
     }
     width_done += pair.width;
+  }
+  for (NotCompared& each : report.not_compared) {
+    if (!rules.allow_skip || is_over) break;
+    each.is_missed = std::ranges::none_of(*rules.allow_skip, [&](const std::string& pattern) {
+      return matches(canonical_name(pattern), canonical_name(each.point));
+    });
   }
   if (report.differences.empty() && report.agrees()) throw nothing_in_common(report);
   fill_added(report.differences);

@@ -135,6 +135,10 @@ std::string verdict(const Report& report) {
     return text("first divergence: ", first->point, ": ", divergence(*first, report.rules), origin(report, *first),
                 routing_text(report), logits_text(report), what_would_pass(report));
   }
+  for (const NotCompared& each : report.not_compared) {
+    if (!each.is_missed) continue;
+    return text("not all was compared: ", each.point, " is ", each.reason, ", and no --allow-skip names it");
+  }
   const Difference* worst = nullptr;
   bool are_equal = true;
   for (const Difference& each : report.differences) {

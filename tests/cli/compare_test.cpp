@@ -125,6 +125,35 @@ TEST_CASE("compare says what it left out") {
   CHECK(lines_from_the_end(finished.out).front() == "agree: 3 points, the same bits; 3 points not compared");
 }
 
+TEST_CASE("what is left uncompared fails where --allow-skip does not name it, and --fail-fast leaves out the rest") {
+  const test::TempFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.remove("model.norm");
+  run.remove("model.layers.3");
+  const std::string fewer = test::write_file(folder / "b.h5", run);
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"compare", reference, fewer};
+    all.insert(all.end(), more.begin(), more.end());
+    return test::run_layerprobe(all);
+  };
+  CHECK(with({}).exit_code == 0);
+  CHECK(with({"--allow-skip", "model.norm,model.layers.*"}).exit_code == 0);
+  const test::Finished missed = with({"--allow-skip", "model.norm"});
+  CHECK(missed.exit_code == 1);
+  CHECK(lines_from_the_end(missed.out).front() ==
+        "not all was compared: model.layers.3 is only in the reference, and no --allow-skip names it");
+  CHECK(with({"--allow-skip", ""}).exit_code == 1);
+
+  run.at("model.layers.1", 9, 17) = 3;
+  const std::string other = test::write_file(folder / "c.h5", run);
+  const test::Finished fast = test::run_layerprobe({"compare", reference, other, "--fail-fast"});
+  CHECK(fast.exit_code == 1);
+  CHECK(fast.out.find("not compared: behind the first that does not agree (--fail-fast): model.layers.2\n") !=
+        std::string::npos);
+  CHECK(lines_from_the_end(fast.out).front().starts_with("first divergence: model.layers.1: rel_l2 "));
+}
+
 TEST_CASE("compare says that dtypes differ and how it judged") {
   const test::TempFolder folder;
   test::SampleRun run = test::sample_run();

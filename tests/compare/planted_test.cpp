@@ -691,6 +691,21 @@ TEST_CASE("blame tells the layer at fault from those that inherit, below the noi
   CHECK(blamed(good, "float32", "float32").first.culprit() == nullptr);
   CHECK(blamed(good, "bfloat16", "bfloat16").first.culprit() == nullptr);
   CHECK(blamed(good, "float32", "float32").second.starts_with("no block is at fault"));
+
+  // A reference with the names of a model that sees, too: model.language_model.layers.3.
+  test::SampleRun other_names = loaded(good.run("reference.h5", "float32"));
+  for (store::Layout::Point& each : other_names.layout.points) {
+    each.point.name.replace(0, std::string("model.").size(), "model.language_model.");
+  }
+  runtime::RunOptions run;
+  run.model = bad.folder.path().string();
+  run.dtype = "float32";
+  run.device_map = "cpu";
+  const store::Reader seeing(test::write_file(folder / "seeing.h5", other_names));
+  const cli::Blame blame = cli::blame_layers(seeing, run, {}, [](double) {});
+  REQUIRE(blame.culprit() != nullptr);
+  CHECK(blame.culprit()->layer == 3);
+  CHECK(blame.culprit()->finding->point == "model.language_model.layers.3.self_attn.q_proj");
 }
 
 }  // namespace layerprobe
