@@ -49,7 +49,7 @@ Json point_of(const Difference& each) {
   out.set("layer", layer_of(each.point));
   const std::string_view semantics = semantics_of(each.point);
   out.set("stream", semantics == "residual_after_block" || semantics == "embedding" || semantics == "post_final_norm");
-  out.set("rel", each.judged_rel_l2());
+  out.set("rel", each.routing ? Json() : Json(each.judged_rel_l2()));
   out.set("plain", each.rel_l2_without_massive);
   out.set("lim", each.max_rel_l2);
   out.set("base", number_or_null(each.baseline_rel_l2));
@@ -107,6 +107,7 @@ Json heatmap_of(const Report& report) {
   std::vector<std::size_t> shown, stream;
   for (std::size_t i = 0; i < report.differences.size(); ++i) {
     if (report.differences[i].num_rows != report.num_rows) continue;  // its columns are other tokens
+    if (report.differences[i].routing) continue;  // how far the numbers of experts lie apart says nothing
     shown.push_back(i);
     const std::string_view semantics = semantics_of(report.differences[i].point);
     if (semantics == "residual_after_block" || semantics == "embedding" || semantics == "post_final_norm") {
@@ -220,10 +221,10 @@ Json logits_part(const Report& report) {
   for (const Difference& each : report.differences) {
     if (!each.logits) continue;
     const compare::LogitsDifference& logits = *each.logits;
-    rows.push(Json::Array{Json(printable(each.point)), Json(logits.num_rows), Json(logits.top1_agreement()),
-                          Json(logits.top_k_overlap), Json(logits.kl_mean), Json(logits.kl_p99), Json(logits.kl_max),
-                          Json(place_of(logits.kl_max_at)), Json(logits.gap_p50), Json(logits.gap_max),
-                          Json(place_of(logits.gap_max_at))});
+    rows.push(Json::Array{Json(printable(each.point)), Json(logits.num_rows), Json(100 * logits.top1_agreement()),
+                          Json(100 * logits.top_k_overlap), Json(logits.kl_mean), Json(logits.kl_p99),
+                          Json(logits.kl_max), Json(place_of(logits.kl_max_at)), Json(logits.gap_p50),
+                          Json(logits.gap_max), Json(place_of(logits.gap_max_at))});
   }
   if (rows.items().empty()) return nullptr;
   return part_of(
@@ -231,7 +232,7 @@ Json logits_part(const Report& report) {
       "The logits as distributions over the next token: KL(reference || candidate) in nats, and how far the "
       "reference's largest logit lies above its next one where the most likely token differs. A small gap is "
       "one that rounding may close.",
-      {"point", "rows", "same top-1", "top-k overlap", "KL mean", "KL p99", "KL max", "KL max at", "gap, median",
+      {"point", "rows", "same top-1, %", "top-k overlap, %", "KL mean", "KL p99", "KL max", "KL max at", "gap, median",
        "gap, max", "gap max at"},
       std::move(rows));
 }
@@ -250,12 +251,13 @@ Json routing_part(const Report& report) {
     }
     const bool is_split = block != nullptr && block->by_route;
     const auto known = [&](double value) { return routing.knows_margins ? Json(value) : Json(); };
-    rows.push(Json::Array{
-        Json(printable(each.point)), Json(routing.rerouted()), Json(1 - routing.overlap),
-        routing.knows_margins ? Json(routing.num_unexplained) : Json(), known(routing.margin_p50),
-        known(routing.margin_max), Json(place_of(routing.margin_max_at)), number_or_null(routing.weights_rel_l2),
-        is_split ? Json(block->by_route->same_rel_l2) : Json(),
-        is_split ? Json(block->by_route->rerouted_rel_l2) : Json(), number_or_null(routing.baseline_rerouted)});
+    rows.push(
+        Json::Array{Json(printable(each.point)), Json(100 * routing.rerouted()), Json(100 * (1 - routing.overlap)),
+                    routing.knows_margins ? Json(routing.num_unexplained) : Json(), known(routing.margin_p50),
+                    known(routing.margin_max), Json(place_of(routing.margin_max_at)),
+                    number_or_null(routing.weights_rel_l2), is_split ? Json(block->by_route->same_rel_l2) : Json(),
+                    is_split ? Json(block->by_route->rerouted_rel_l2) : Json(),
+                    routing.baseline_rerouted ? Json(100 * *routing.baseline_rerouted) : Json()});
   }
   if (rows.items().empty()) return nullptr;
   Json out = part_of(
@@ -264,8 +266,8 @@ Json routing_part(const Report& report) {
                 "candidate's own router logits would not have sent them there. The margin is how far the reference's "
                 "logit of a dropped expert lies above that of one chosen instead: small ones are noise."
               : "Every token went to the same experts in both runs.",
-      {"router", "tokens rerouted", "other choices", "unexplained", "margin, median", "margin, max", "at",
-       "weights rel_l2", "block, same route", "block, rerouted", "baseline rerouted"},
+      {"router", "tokens rerouted, %", "other choices, %", "unexplained", "margin, median", "margin, max", "at",
+       "weights rel_l2", "block, same route", "block, rerouted", "baseline rerouted, %"},
       std::move(rows));
   if (differs) out.set("bars", 1);
   return out;

@@ -72,19 +72,21 @@ void print_table(const Report& report) {
     if (has_incomplete) cells.push_back(std::to_string(each.num_prompts));
     cells.push_back(number_text(each.max_abs_reference));
     cells.push_back(number_text(each.max_abs));
-    cells.push_back(error_text(each.rel_l2));
-    if (has_raw) cells.push_back(error_text(each.raw_rel_l2));
+    const bool has_values = !each.routing;  // how far the numbers of experts lie apart says nothing
+    cells.push_back(has_values ? error_text(each.rel_l2) : "-");
+    if (has_raw) cells.push_back(has_values ? error_text(each.raw_rel_l2) : "-");
     if (has_baseline) cells.push_back(each.ratio ? number_text(*each.ratio) : "-");
     if (has_routes) {
-      const bool is_split = each.by_route && each.num_rows > 0;
+      const bool is_split = each.by_route && each.num_rows > 0 && has_values;
       const double rows = static_cast<double>(each.num_rows);
       cells.push_back(is_split ? fixed_text(100 * static_cast<double>(each.by_route->num_same) / rows, 1) + " %" : "-");
       cells.push_back(is_split ? error_text(each.by_route->same_rel_l2) : "-");
     }
-    cells.push_back(fixed_text(each.cosine, 6));
+    cells.push_back(has_values ? fixed_text(each.cosine, 6) : "-");
     cells.push_back(each.added ? error_text(*each.added) : "-");
-    cells.push_back(each.worst_token ? token_text(each.worst_token->token) + " " + error_text(each.worst_token->rel_l2)
-                                     : "-");
+    cells.push_back(has_values && each.worst_token
+                        ? token_text(each.worst_token->token) + " " + error_text(each.worst_token->rel_l2)
+                        : "-");
     const bool has_non_finite = non_finite(each.reference_non_finite) + non_finite(each.candidate_non_finite) > 0;
     cells.push_back(has_non_finite
                         ? text(non_finite(each.reference_non_finite), " and ", non_finite(each.candidate_non_finite))
