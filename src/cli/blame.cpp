@@ -83,6 +83,7 @@ Blame blame_layers(const store::Reader& reference, const runtime::RunOptions& op
   const ScratchFolder scratch;
   compare::Rules own_rules = {.max_rel_l2 = {}, .exact = false, .points = {}, .thresholds = rules.thresholds};
   own_rules.is_one_block = true;
+  own_rules.selection_bias = rules.selection_bias;
   Blame blame;
   blame.dtype = options.dtype;
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {

@@ -59,6 +59,7 @@ Json json_of(const std::optional<compare::RoutingDifference>& routing) {
   out.set("overlap", routing->overlap);
   out.set("reference_chooses_largest", routing->num_experts > 0 ? Json(routing->reference_chooses_largest) : Json());
   out.set("candidate_chooses_largest", routing->num_experts > 0 ? Json(routing->candidate_chooses_largest) : Json());
+  out.set("uses_bias", routing->uses_bias);
   out.set("margin_p50", routing->knows_margins ? Json(routing->margin_p50) : Json());
   out.set("margin_max", routing->knows_margins ? Json(routing->margin_max) : Json());
   out.set("margin_max_at", place(routing->margin_max_at));

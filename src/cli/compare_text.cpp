@@ -91,7 +91,8 @@ void print_table(const Report& report) {
     cells.push_back(has_non_finite
                         ? text(non_finite(each.reference_non_finite), " and ", non_finite(each.candidate_non_finite))
                         : "-");
-    cells.push_back(!each.agrees ? "FAIL" : each.bit_equal ? "same" : "ok");
+    const bool begins_here = report.finding && report.finding->point == each.point;
+    cells.push_back(text(!each.agrees ? "FAIL" : each.bit_equal ? "same" : "ok", begins_here ? "  <--- HERE" : ""));
     table.add_row(std::move(cells));
   }
   std::cout << "\n" << table << "\n";

@@ -289,10 +289,11 @@ Difference behind_routers(Routes& routes, const store::Reader& reference, std::s
 /// The baseline's error at each point, by canonical name. Its own rows count: all of them that the reference has.
 std::map<std::string, BaselineError> errors_of(const store::Reader& reference, const store::Reader& baseline,
                                                const Names& reference_names, const Selection& selection,
+                                               const SelectionBias& selection_bias,
                                                const std::function<void(double)>& progress) {
   const Alignment alignment(reference, baseline);
   const Names baseline_names = names_of(baseline);
-  Routes routes(reference, reference_names, baseline, baseline_names, alignment);
+  Routes routes(reference, reference_names, baseline, baseline_names, alignment, selection_bias);
   std::map<std::string, double> weights;
   std::map<std::string, BaselineError> errors;
   std::size_t done = 0;
@@ -416,12 +417,13 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
   std::map<std::string, BaselineError> baseline_errors;
   if (baseline != nullptr) {
     report.baseline = side_of(*baseline);
-    baseline_errors = errors_of(reference, *baseline, reference_names, selection, [&](double share) {
-      if (progress) progress(share * baseline_share);
-    });
+    baseline_errors =
+        errors_of(reference, *baseline, reference_names, selection, rules.selection_bias, [&](double share) {
+          if (progress) progress(share * baseline_share);
+        });
   }
   const Judge judge(reference, candidate, rules);
-  Routes routes(reference, reference_names, candidate, candidate_names, alignment);
+  Routes routes(reference, reference_names, candidate, candidate_names, alignment, rules.selection_bias);
   std::map<std::string, double> weights;
   bool do_routes_agree = true, is_over = false;
   std::int64_t width_done = 0;

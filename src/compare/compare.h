@@ -12,6 +12,7 @@
 #include "compare/diagnose.h"
 #include "compare/difference.h"
 #include "compare/heatmap.h"
+#include "compare/selection_bias.h"
 #include "compare/threshold.h"
 #include "store/reader.h"
 
@@ -36,6 +37,8 @@ struct Rules {
   /// A point that only one side has, or that cannot be compared, is a failure unless one of these patterns names it;
   /// nothing: it is listed.
   std::optional<std::vector<std::string>> allow_skip = {};
+  /// The model's, which the files do not hold: with it the margins of such routers are known.
+  SelectionBias selection_bias = {};
 };
 
 /// bf16 and f16 1e-2, f32 1e-5, f64 1e-12: how far correct runs of that dtype stray from each other by rounding alone,

@@ -76,8 +76,11 @@ struct RoutingDifference {
   // Where both hold the router's logits: does nearly every token have the experts with the largest ones? Where not, a
   // bias or groups decide too.
   bool reference_chooses_largest = false, candidate_chooses_largest = false;
-  // Where the reference chooses so, of the rerouted tokens: how far its logit of an expert that the candidate dropped
-  // lies above that of one it chose instead, the largest of the token's. Small is noise.
+  // What a router chooses by: its logits, or, where the reference does not and its bias is known, sigmoid(logit) +
+  // bias.
+  bool uses_bias = false;
+  // Where the reference chooses the largest of those, of the rerouted tokens: how far that of an expert that the
+  // candidate dropped lies above that of one it chose instead, the largest of the token's. Small is noise.
   bool knows_margins = false;
   double margin_p50 = 0, margin_max = 0;
   std::optional<Token> margin_max_at = {};

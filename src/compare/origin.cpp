@@ -219,7 +219,9 @@ Diagnosis diagnosis_of_routing(const RoutingDifference& routing) {
 
 /// The rows whose tokens went to the same experts in every router up to the point; all where none are left.
 std::vector<RowRun> with_same_route(const Files& files, const std::string& name, const std::vector<RowRun>& rows) {
-  Routes routes(files.reference, files.reference_points, files.candidate, files.candidate_points, files.alignment);
+  static const SelectionBias kNoBias;  // which tokens went elsewhere does not hang on it
+  Routes routes(files.reference, files.reference_points, files.candidate, files.candidate_points, files.alignment,
+                kNoBias);
   for (const store::Layout::Point& each : files.reference.points()) {
     const std::string router = canonical_name(each.point.name);
     routes.follow(router);

@@ -66,19 +66,41 @@ bool has_logits(std::span<const std::int32_t> ids, std::int64_t num_experts) {
   return std::ranges::all_of(ids, [&](std::int32_t id) { return id >= 0 && id < num_experts; });
 }
 
-/// Are the chosen experts those with the largest logits?
-bool are_largest(std::span<const std::int32_t> ids, std::span<const double> logits, Dtype dtype) {
-  if (!has_logits(ids, static_cast<std::int64_t>(logits.size()))) return false;
-  std::vector<bool> is_chosen(logits.size());
-  double least_chosen = std::numeric_limits<double>::infinity(), most_left = -least_chosen;
-  for (const std::int32_t id : ids) {
-    is_chosen[static_cast<std::size_t>(id)] = true;
-    least_chosen = std::min(least_chosen, logits[static_cast<std::size_t>(id)]);
-  }
+/// What a router chooses by, of each of a row's experts, and what rounding may have moved it by.
+struct Score {
+  double value, rounding;
+};
+
+std::vector<Score> scores_of(std::span<const double> logits, Dtype dtype, std::span<const double> bias) {
+  std::vector<Score> out;
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (!is_chosen[i]) most_left = std::max(most_left, logits[i]);
+    if (bias.empty()) {
+      out.push_back({.value = logits[i], .rounding = rounding(dtype, logits[i])});
+    } else {
+      const double sigmoid = 1 / (1 + std::exp(-logits[i]));
+      const double slope = sigmoid * (1 - sigmoid);
+      out.push_back({.value = sigmoid + bias[i],
+                     .rounding = slope * rounding(dtype, logits[i]) + rounding(Dtype::f32, sigmoid + bias[i])});
+    }
   }
-  return least_chosen >= most_left - rounding(dtype, most_left);
+  return out;
+}
+
+/// Are the chosen experts those with the largest scores?
+bool are_largest(std::span<const std::int32_t> ids, const std::vector<Score>& scores) {
+  if (!has_logits(ids, static_cast<std::int64_t>(scores.size()))) return false;
+  std::vector<bool> is_chosen(scores.size());
+  Score least_chosen = {.value = std::numeric_limits<double>::infinity(), .rounding = 0};
+  Score most_left = {.value = -least_chosen.value, .rounding = 0};
+  for (const std::int32_t id : ids) {
+    const Score& each = scores[static_cast<std::size_t>(id)];
+    is_chosen[static_cast<std::size_t>(id)] = true;
+    if (each.value < least_chosen.value) least_chosen = each;
+  }
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (!is_chosen[i] && scores[i].value > most_left.value) most_left = scores[i];
+  }
+  return least_chosen.value >= most_left.value - least_chosen.rounding - most_left.rounding;
 }
 
 /// What is known of some rows, one after the other.
@@ -113,24 +135,27 @@ struct Router {
   InBoth indices;
   std::optional<InBoth> logits, weights;
   bool knows_margins = false;
+  std::vector<double> bias = {};  // empty: it chooses by its logits
 
   std::int64_t k() const { return reference.points()[indices.reference].point.width; }
   std::int64_t num_experts() const { return reference.points()[logits->reference].point.width; }
 
-  /// How far the reference's logit of an expert that the candidate dropped lies above that of one it chose instead, the
-  /// largest there is; and whether the candidate's logits are the other way round.
+  /// How far the reference's score of an expert that the candidate dropped lies above that of one it chose instead, the
+  /// largest there is; and whether the candidate's scores are the other way round.
   std::pair<double, bool> margin(const std::vector<std::int32_t>& dropped, const std::vector<std::int32_t>& added,
                                  const RowRun& at) const {
     const std::vector<double> r = values_of(reference, logits->reference, at.reference_row, 1);
     const std::vector<double> c = values_of(candidate, logits->candidate, at.candidate_row, 1);
-    const Dtype dtype = candidate.points()[logits->candidate].point.dtype;
+    const std::vector<Score> of_r = scores_of(r, reference.points()[logits->reference].point.dtype, bias);
+    const std::vector<Score> of_c = scores_of(c, candidate.points()[logits->candidate].point.dtype, bias);
     double margin = 0;
     bool is_explained = true;
     for (const std::int32_t from : dropped) {
       for (const std::int32_t to : added) {
         const auto d = static_cast<std::size_t>(from), a = static_cast<std::size_t>(to);
-        margin = std::max(margin, r[d] - r[a]);
-        is_explained = is_explained && c[a] >= c[d] - rounding(dtype, c[d]);  // false for a NaN
+        margin = std::max(margin, of_r[d].value - of_r[a].value);
+        const double allowed = of_c[d].rounding + of_c[a].rounding;
+        is_explained = is_explained && of_c[a].value >= of_c[d].value - allowed;  // false for a NaN
       }
     }
     return {margin, is_explained};
@@ -195,8 +220,7 @@ struct Router {
     return partial;
   }
 
-  /// In some of the rows: does (reference, candidate) choose by its logits alone? Nearly always counts: equal logits
-  /// are cut anyhow.
+  /// In some of the rows: does (reference, candidate) choose its largest scores? Nearly always counts.
   std::pair<bool, bool> choose_largest(const std::vector<RowRun>& sampled) const {
     std::int64_t num_rows = 0, in_reference = 0, in_candidate = 0;
     const auto count = [&](const store::Reader& reader, std::size_t ids_point, std::size_t logits_point,
@@ -204,11 +228,11 @@ struct Router {
       const std::vector<std::int32_t> ids = ids_of(reader, ids_point, row, rows);
       const std::vector<double> values = values_of(reader, logits_point, row, rows);
       const auto width = static_cast<std::size_t>(k()), experts = static_cast<std::size_t>(num_experts());
+      const Dtype dtype = reader.points()[logits_point].point.dtype;
       std::int64_t largest = 0;
       for (std::size_t i = 0; i < static_cast<std::size_t>(rows); ++i) {
-        largest +=
-            are_largest(std::span(ids).subspan(i * width, width), std::span(values).subspan(i * experts, experts),
-                        reader.points()[logits_point].point.dtype);
+        largest += are_largest(std::span(ids).subspan(i * width, width),
+                               scores_of(std::span(values).subspan(i * experts, experts), dtype, bias));
       }
       return largest;
     };
@@ -266,12 +290,13 @@ std::optional<std::string> experts_of_indices(const std::string& canonical_name)
 }
 
 Routes::Routes(const store::Reader& reference, const Names& reference_names, const store::Reader& candidate,
-               const Names& candidate_names, const Alignment& alignment)
+               const Names& candidate_names, const Alignment& alignment, const SelectionBias& selection_bias)
     : reference_(reference),
       reference_names_(reference_names),
       candidate_(candidate),
       candidate_names_(candidate_names),
-      alignment_(alignment) {}
+      alignment_(alignment),
+      selection_bias_(selection_bias) {}
 
 std::optional<RoutingDifference> Routes::follow(const std::string& canonical_name) {
   const std::optional<std::string> experts = experts_of_indices(canonical_name);
@@ -310,9 +335,14 @@ std::optional<RoutingDifference> Routes::follow(const std::string& canonical_nam
   out.num_experts_per_tok = router.k();
   if (router.logits) {
     out.num_experts = router.num_experts();
-    std::tie(out.reference_chooses_largest, out.candidate_chooses_largest) =
-        router.choose_largest(sampled_rows(reference_, shared.runs, sample_rows_for(out.num_experts)));
+    const std::vector<RowRun> sampled = sampled_rows(reference_, shared.runs, sample_rows_for(out.num_experts));
+    std::tie(out.reference_chooses_largest, out.candidate_chooses_largest) = router.choose_largest(sampled);
     router.knows_margins = out.reference_chooses_largest;
+    if (!router.knows_margins && selection_bias_) {
+      router.bias = selection_bias_(layer_of(canonical_name));
+      if (static_cast<std::int64_t>(router.bias.size()) != out.num_experts) router.bias.clear();
+      out.uses_bias = router.knows_margins = !router.bias.empty() && router.choose_largest(sampled).first;
+    }
     out.knows_margins = router.knows_margins;
   }
   rerouted_.resize(static_cast<std::size_t>(reference_.rows().num_rows()));

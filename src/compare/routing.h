@@ -9,6 +9,7 @@
 
 #include "compare/align.h"
 #include "compare/difference.h"
+#include "compare/selection_bias.h"
 #include "store/reader.h"
 
 namespace layerprobe::compare {
@@ -21,9 +22,9 @@ class Routes {
  public:
   using Names = std::map<std::string, std::size_t>;  // canonical name to index into Reader::points()
 
-  /// All of it outlives this.
+  /// All of it outlives this. `selection_bias` is Rules' own.
   Routes(const store::Reader& reference, const Names& reference_names, const store::Reader& candidate,
-         const Names& candidate_names, const Alignment& alignment);
+         const Names& candidate_names, const Alignment& alignment, const SelectionBias& selection_bias);
 
   /// Of a ":topk_indices" that both have: what both chose, with the margins where the files hold the router's logits
   /// (".gate") and with the weights (":topk_weights") where they hold those; nothing of any other point. In the order
@@ -39,6 +40,7 @@ class Routes {
   const store::Reader& candidate_;
   const Names& candidate_names_;
   const Alignment& alignment_;
+  const SelectionBias& selection_bias_;
   std::vector<std::uint8_t> rerouted_;
 };
 

@@ -384,8 +384,8 @@ TEST_CASE("logits are held against each other as distributions over the next tok
 
 namespace {
 
-/// Three layers with a router each of 2 of 6 experts, chosen by the largest logits.
-test::SampleRun routed_run() {
+/// Three layers with a router each of 2 of 6 experts, chosen by the largest logits; with a bias by sigmoid and that.
+test::SampleRun routed_run(const std::vector<double>& bias = {}) {
   test::SampleRun run = test::sample_run(24);
   run.layout.identity["dtype"] = std::string("bfloat16");
   for (int layer = 2; layer >= 0; --layer) {
@@ -396,7 +396,9 @@ test::SampleRun routed_run() {
       std::vector<std::pair<double, int>> order;
       for (int expert = 0; expert < 6; ++expert) {
         logits.push_back(test::sample_value(40, row, layer, expert));
-        order.push_back({-logits.back(), expert});
+        const double logit = logits.back();
+        order.push_back(
+            {bias.empty() ? -logit : -1 / (1 + std::exp(-logit)) - bias[static_cast<std::size_t>(expert)], expert});
       }
       std::ranges::sort(order);
       for (int i = 0; i < 2; ++i) {
@@ -479,6 +481,23 @@ TEST_CASE("tokens that went to other experts are told apart, with the margins of
             "other experts for at most 7.69 % of the tokens (model.layers.1.mlp:topk_indices)") != std::string::npos);
 }
 
+TEST_CASE("thresholds know the routers' figures") {
+  const test::SampleRun reference = routed_run();
+  test::SampleRun candidate = reference;
+  reroute(candidate, 1, 7, /*logits_say_so=*/false);
+  const auto first = [&](const char* threshold) {
+    Rules rules;
+    rules.thresholds = {compare::parse_threshold(threshold), compare::parse_threshold("**: raw_rel_l2 <= 9")};
+    const Report report = compared(reference, candidate, rules);
+    return report.agrees() ? std::string("-") : report.first_divergence()->point;
+  };
+  CHECK(first("**:topk_indices: overlap >= 0.96 and rerouted <= 0.08") == "-");
+  CHECK(first("**:topk_indices: overlap >= 0.97") == "model.layers.1.mlp:topk_indices");
+  CHECK(first("**:topk_indices: rerouted <= 0.07") == "model.layers.1.mlp:topk_indices");
+  CHECK(first("model.layers.*: rel_l2_same_route <= 0") == "-");
+  CHECK(first("model.layers.*: rel_l2 <= 0") == "model.layers.1");
+}
+
 TEST_CASE("a choice that the candidate's own router logits do not explain is a divergence") {
   const test::SampleRun reference = routed_run();
   test::SampleRun candidate = reference;
@@ -496,6 +515,48 @@ TEST_CASE("a choice that the candidate's own router logits do not explain is a d
   test::SampleRun damaged = reference;
   damaged.at("model.layers.1.mlp:topk_indices", 7, 1) = 2000000000;
   CHECK(compared(reference, damaged).first_divergence()->routing->num_unexplained == 1);
+}
+
+TEST_CASE("a router's bias, which the files do not hold, comes from the model") {
+  const std::vector<double> bias = {0.3, -0.2, 0.1, 0, -0.3, 0.25};
+  const test::SampleRun reference = routed_run(bias);
+  const Report same = compared(reference, reference);
+  CHECK(same.agrees());
+  CHECK_FALSE(at(same, "model.layers.1.mlp:topk_indices").routing->reference_chooses_largest);
+  CHECK_FALSE(at(same, "model.layers.1.mlp:topk_indices").routing->knows_margins);
+
+  Rules rules;
+  rules.selection_bias = [&](int layer) { return layer == 1 ? bias : std::vector<double>(); };
+  test::SampleRun candidate = routed_run();  // its bias is left out
+  const auto routing_at = [&](int layer, const Report& report) {
+    return *at(report, text("model.layers.", layer, ".mlp:topk_indices")).routing;
+  };
+  const Report report = compared(reference, candidate, rules);
+  CHECK_FALSE(report.agrees());
+  CHECK(routing_at(1, report).knows_margins);
+  CHECK(routing_at(1, report).uses_bias);
+  CHECK(routing_at(1, report).num_rerouted > 0);
+  CHECK(routing_at(1, report).num_unexplained == routing_at(1, report).num_rerouted);
+  CHECK(routing_at(1, report).margin_max > 0);
+  CHECK_FALSE(routing_at(0, report).knows_margins);
+  CHECK(routing_at(0, report).candidate_chooses_largest);
+  REQUIRE(report.finding);
+  CHECK(report.finding->kind == compare::Kind::routing);
+  CHECK(report.finding->words.find("a selection bias, or the choice of groups, is left out") != std::string::npos);
+
+  // Logits that another choice follows from, with the same bias.
+  candidate = reference;
+  double& chosen = candidate.at("model.layers.1.mlp:topk_indices", 7, 1);
+  const double left = candidate.at("model.layers.1.mlp:topk_indices", 7, 0);
+  for (int expert = 0; expert < 6; ++expert) {
+    if (expert == chosen || expert == left) continue;
+    candidate.at("model.layers.1.mlp.gate", 7, expert) = 6;  // sigmoid is nearly 1
+    chosen = expert;
+    break;
+  }
+  candidate.at("model.layers.1.mlp.gate", 7, static_cast<int>(left)) = 9;
+  CHECK(routing_at(1, compared(reference, candidate, rules)).num_unexplained == 0);
+  CHECK(routing_at(1, compared(reference, candidate, rules)).num_rerouted == 1);
 }
 
 TEST_CASE("without router logits other experts are held to a share, and with a baseline to its own") {
