@@ -1,5 +1,6 @@
 #include "runtime/npy.h"
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -48,19 +49,29 @@ std::int64_t element(const std::byte* at, std::size_t width, bool is_signed) {
   }
 }
 
-/// "(3, 4)", "(5,)", "()": its numbers.
-std::vector<std::int64_t> numbers_of(const std::string& shape) {
+/// The numbers of 'shape': (3, 4), (5,) or (); nothing for anything else and for more than 8. By hand: a regular
+/// expression with so many ways to read the same digits takes for ever where a header wants it to.
+std::optional<std::vector<std::int64_t>> shape_of(const std::string& header) {
+  const std::size_t key = header.find("'shape'");
+  std::size_t at = key == header.npos ? header.npos : header.find('(', key);
+  if (at == header.npos) return std::nullopt;
   std::vector<std::int64_t> out;
-  for (std::size_t i = 0; i < shape.size();) {
-    if (shape[i] < '0' || shape[i] > '9') {
-      ++i;
-      continue;
+  const auto skip_spaces = [&] { at = std::min(header.find_first_not_of(" \t", at), header.size()); };
+  for (++at; at < header.size();) {
+    skip_spaces();
+    if (at < header.size() && header[at] == ')') return out;
+    const std::size_t end = std::min(header.find_first_not_of("0123456789", at), header.size());
+    if (end == at || end - at > 15 || out.size() == 8) return std::nullopt;
+    out.push_back(std::stoll(header.substr(at, end - at)));
+    at = end;
+    skip_spaces();
+    if (at < header.size() && header[at] == ',') {
+      ++at;
+    } else if (at >= header.size() || header[at] != ')') {
+      return std::nullopt;
     }
-    std::size_t length = 0;
-    out.push_back(std::stoll(shape.substr(i), &length));
-    i += length;
   }
-  return out;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -85,16 +96,16 @@ NpyHeader read_npy_header(const File& file, const std::string& fix) {
   file.read_at(begin, std::as_writable_bytes(std::span(header)));
 
   const std::string descr = field(header, "descr", "'[^']*'");
-  const std::string shape = field(header, "shape", "\\((\\s*\\d{1,15}\\s*,?){0,8}\\s*\\)");
+  const std::optional<std::vector<std::int64_t>> shape = shape_of(header);
   std::smatch type;
   static const std::regex kPlain("'[<|]([a-zA-Z]\\d{1,3})'");
   if (!std::regex_match(descr, type, kPlain)) {
     throw refuse(path, text("holds ", descr.empty() ? "no plain type" : descr, ", not little-endian numbers"), fix);
   }
   if (field(header, "fortran_order", "True|False") != "False") throw refuse(path, "is in Fortran order", fix);
-  if (shape.empty()) throw refuse(path, "has no shape of at most 8 axes", fix);
+  if (!shape) throw refuse(path, "has no shape of at most 8 axes", fix);
 
-  NpyHeader out = {.type = type[1].str(), .shape = numbers_of(shape), .count = 1, .offset = begin + header_bytes};
+  NpyHeader out = {.type = type[1].str(), .shape = *shape, .count = 1, .offset = begin + header_bytes};
   const std::uint64_t width = std::stoul(out.type.substr(1));
   if (width == 0) throw refuse(path, text("holds ", descr, ", which has no size"), fix);
   const std::uint64_t available = (size - out.offset) / width;
@@ -104,7 +115,7 @@ NpyHeader read_npy_header(const File& file, const std::string& fix) {
     if (fits) out.count *= axis;
   }
   if (!fits || static_cast<std::uint64_t>(out.count) > available) {
-    throw refuse(path, text("is cut off: it says ", shape, " and holds ", available, " elements"), fix);
+    throw refuse(path, text("is cut off: it says ", shape_text(*shape), " and holds ", available, " elements"), fix);
   }
   return out;
 }

@@ -237,7 +237,13 @@ TEST_CASE("what makes no run is refused with the file and what was expected, and
   refused({{"model.norm.npy", npy("<u2", "(2, 4)", f4)}}, {}, "holds numpy's 'u2'");
   refused({{"model.norm.npy", npy("<c8", "(1, 4)", f4)}}, {}, "holds numpy's 'c8'");
   refused({{"model.norm.npy", npy("<f4", "(2, 4)", f4, "True")}}, {}, "is in Fortran order");
-  refused({{"model.norm.npy", npy("<f4", "(200, 4)", f4)}}, {}, "is cut off: it says (200, 4)");
+  refused({{"model.norm.npy", npy("<f4", "(200, 4)", f4)}}, {}, "is cut off: it says [200, 4]");
+  for (const std::string& shape :
+       {std::string("(2, 4"), std::string("2, 4)"), std::string("(2 4)"), std::string("(-2, 4)"),
+        std::string("(1, 1, 1, 1, 1, 1, 1, 2, 4)"), std::string("(1111111111111111, 1)"),
+        "(" + std::string(3000, '1') + ")", "(" + std::string(3000, ' ') + "x"}) {
+    refused({{"model.norm.npy", npy("<f4", shape, f4)}}, {}, "has no shape of at most 8 axes");
+  }
   refused({{"model.norm.npy", npy("<f4", "(2, 2, 2)", f4)}}, {}, "has shape [2, 2, 2]; expected [tokens, width]");
   refused({{"model.norm.npy", npy("<f4", "(0, 4)", "")}}, {}, "has shape [0, 4]");
   refused({{"model.norm.npy", good}}, {.map = {"{bad"}}, "a { has no }");

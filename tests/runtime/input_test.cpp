@@ -132,7 +132,7 @@ TEST_CASE("input that cannot be run is refused with its place") {
       {.input_ids_file = folder.file("e.npy", npy("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999999, "
                                                   "999999999999999), }",
                                                   "12345678"))},
-      "is cut off: it says (999999999999999, 999999999999999) and holds 1 elements");
+      "is cut off: it says [999999999999999, 999999999999999] and holds 1 elements");
   refused({.input_ids_file = folder.file("f.npy", std::string("\x93NUMPY\2\0\xff\xff\xff\xff{}", 14))},
           "header of 4294967295 bytes; at most 4096 are read");
   refused({.input_ids_file = folder.file("g.npy", "\x93NUMPY\1\1\xff\1{}")}, "its header is cut off");
