@@ -155,7 +155,10 @@ std::string blame_sentence(const Blame& blame, const compare::Report& report) {
     if (each.point == first.finding->point) at = &each;
   }
   std::string out = text("model.layers.", first.layer, " is the first whose own error is above its limit");
-  if (at != nullptr) {
+  if (at != nullptr && at->routing) {
+    out += text(": ", at->point, ": ", at->routing->num_rerouted, " of ", at->routing->num_rows,
+                " tokens went to other experts");
+  } else if (at != nullptr) {
     out +=
         text(": ", at->point, " ", compare::rel_l2_text(at->error()), " over ", compare::rel_l2_text(at->max_rel_l2));
   }

@@ -211,7 +211,7 @@ void print_notes(const Report& report) {
   }
   const Difference* shown = report.first_divergence();
   if (shown == nullptr) return;
-  if (shown->max_abs_at) {
+  if (shown->max_abs_at && !shown->routing) {
     const compare::Element& at = *shown->max_abs_at;
     std::cout << "largest difference in " << printable(shown->point) << ": " << number_text(shown->max_abs) << " at "
               << token_text(at.token) << ", channel " << at.channel << ": " << exact_text(at.candidate)

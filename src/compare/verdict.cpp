@@ -50,8 +50,9 @@ std::string divergence(const Difference& first, const Rules& rules) {
     std::string out = text(routing.num_rerouted, " of ", routing.num_rows, " tokens went to other experts (",
                            percent(routing.overlap), " of the choices are the same)");
     if (routing.num_unexplained > 0) {
-      out += text(", ", routing.num_unexplained, " against the candidate's own router logits, the first at ",
-                  place(*routing.first_unexplained));
+      out +=
+          text(", ", routing.num_unexplained, " against the candidate's own router logits",
+               routing.uses_bias ? " with the model's bias" : "", ", the first at ", place(*routing.first_unexplained));
     }
     if (routing.num_rerouted > 0 && routing.knows_margins) {
       out += text(", margins up to ", rel_l2_text(routing.margin_max));
