@@ -72,7 +72,8 @@ compare::SelectionBias selection_bias_of(const CompareOptions& options) {
       opened->checkpoint->read(*bias, Dtype::f64, out.data());
       return out;
     } catch (const Error& error) {
-      std::cerr << "note: margins of routers with a bias stay unknown: " << printable(error.what()) << "\n";
+      std::cerr << "note: margins of routers with a bias stay unknown: "
+                << printable(text(error.parts().where, ": ", error.parts().what)) << "\n";
       return {};
     }
   };
@@ -150,7 +151,8 @@ std::optional<tokenizer::Tokenizer> tokenizer_of(const CompareOptions& options) 
   try {
     return runtime::open_tokenizer(weights::Checkpoint::open(options.run.model));
   } catch (const Error& error) {
-    std::cerr << "note: the page shows tokens by their ids: " << printable(error.what()) << "\n";
+    std::cerr << "note: the page shows tokens by their ids: "
+              << printable(text(error.parts().where, ": ", error.parts().what)) << "\n";
     return std::nullopt;
   }
 }
