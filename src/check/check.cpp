@@ -37,7 +37,7 @@ Effort effort_of(int level, bool on_gpus) {
   if (!on_gpus) {
     return {.num_tokens = 64,
             .features = level == 1 ? 256 : 1024,
-            .product_seconds = level == 1 ? 0 : 0.3,
+            .product_seconds = level == 1 ? 0 : 0.1,
             .copy_bytes = (level == 1 ? 4 : 32) * kMiB,
             .num_copies = 4,
             .proof_bytes = (level == 1 ? 1 : 4) * kMiB};
