@@ -327,7 +327,8 @@ def forward(model, input_ids, names):
 
     def keep_choices(name, module, output):
         logits, weights, indices = output[:3]
-        bias = getattr(model.get_submodule(name), "e_score_correction_bias", None)
+        block = model.get_submodule(name)
+        bias = getattr(block, "e_score_correction_bias", getattr(block.gate, "e_score_correction_bias", None))
         scores = logits.float() if bias is None else logits.float().sigmoid() + bias
         keys = scores.gather(1, indices)
         order = indices.argsort(dim=1, stable=True)
@@ -340,7 +341,8 @@ def forward(model, input_ids, names):
         value = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return
-        if value.shape[:2] == (1, num_tokens) or value.shape[0] == num_tokens:
+        ones = (1,) * (value.dim() - 2)  # of the batch, and of the one head that a latent is
+        if value.shape[:2] == (1, num_tokens) or value.shape[0] == num_tokens or value.shape[:-1] == (*ones, num_tokens):
             values[name] = value.detach().reshape(num_tokens, -1).to("cpu", copy=True)
 
     def hook_on(name):

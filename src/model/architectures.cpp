@@ -11,6 +11,11 @@ using Windows = Architecture::Windows;
 
 constexpr ExpertNames kMlpNames = {
     .module = "mlp", .gate_proj = "gate_proj", .up_proj = "up_proj", .down_proj = "down_proj"};
+constexpr ExpertNames kDeepseekNames = {.module = "mlp",
+                                        .gate_proj = "gate_proj",
+                                        .up_proj = "up_proj",
+                                        .down_proj = "down_proj",
+                                        .selection_bias = "gate.e_score_correction_bias"};
 constexpr ExpertNames kMixtralNames = {
     .module = "block_sparse_moe", .gate_proj = "w1", .up_proj = "w3", .down_proj = "w2"};
 
@@ -24,6 +29,10 @@ constexpr std::array<FixedKey, 9> kMiniMaxM2Keys = {{{"use_qk_norm", "true"},
                                                      {"layernorm_full_attention_beta", "1"},
                                                      {"layernorm_linear_attention_beta", "1"},
                                                      {"layernorm_mlp_beta", "1"}}};
+
+// What DeepSeek's own code can vary and transformers' class cannot.
+constexpr std::array<FixedKey, 3> kDeepseekV3Keys = {
+    {{"scoring_func", "\"sigmoid\""}, {"topk_method", "\"noaux_tc\""}, {"moe_layer_freq", "1"}}};
 
 // Source: transformers 5.23, models/<model_type>/configuration_<model_type>.py.
 constexpr std::array kArchitectures = {
@@ -137,7 +146,7 @@ constexpr std::array kArchitectures = {
                                     .has_dense_layers = true,
                                     .has_norm_topk_prob_key = true,
                                     .names = kMlpNames,
-                                    .router = {.rounds_weights = true}}},
+                                    .router = {.normalizes = false, .rounds_weights = true}}},
     Architecture{.model_type = "minimax_m2",
                  .vocab_size = 200064,
                  .hidden_size = 3072,
@@ -164,6 +173,45 @@ constexpr std::array kArchitectures = {
                                     .router = {.scores = Router::Scores::sigmoid, .has_selection_bias = true}},
                  .rotates_part = true,
                  .fixed_keys = kMiniMaxM2Keys},
+    Architecture{.model_type = "deepseek_v3",
+                 .vocab_size = 129280,
+                 .hidden_size = 7168,
+                 .intermediate_size = 18432,
+                 .num_hidden_layers = 61,
+                 .num_attention_heads = 128,
+                 .num_key_value_heads = 128,
+                 .head_dim = 0,
+                 .rms_norm_eps = 1e-6,
+                 .max_position_embeddings = 4096,
+                 .attention_biases = Biases::attention_bias,
+                 .has_mlp_bias_key = false,
+                 .qk_norm = QkNorm::none,
+                 .windows = Windows::none,
+                 .sliding_window = 0,
+                 .max_window_layers = 0,
+                 .experts = Experts{.num_experts = 256,
+                                    .num_experts_per_tok = 8,
+                                    .moe_intermediate_size = 2048,
+                                    .has_dense_layers = true,
+                                    .has_norm_topk_prob_key = true,
+                                    .names = kDeepseekNames,
+                                    .router = {.scores = Router::Scores::sigmoid,
+                                               .has_selection_bias = true,
+                                               .is_f32 = true,
+                                               .rounds_gate = true,
+                                               .keeps_bias = true,
+                                               .n_group = 8,
+                                               .topk_group = 4,
+                                               .divisor_epsilon = 1e-20,
+                                               .routed_scaling_factor = 2.5},
+                                    .n_shared_experts = 1,
+                                    .first_k_dense_replace = 3},
+                 .latent = LatentAttention{.q_lora_rank = 1536,
+                                           .kv_lora_rank = 512,
+                                           .qk_nope_head_dim = 128,
+                                           .qk_rope_head_dim = 64,
+                                           .v_head_dim = 128},
+                 .fixed_keys = kDeepseekV3Keys},
 };
 
 }  // namespace

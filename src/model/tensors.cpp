@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/probe_point.h"
 #include "base/text.h"
 
 namespace layerprobe::model {
@@ -35,6 +36,14 @@ void add_experts(const ModelConfig& config, std::int64_t layer, std::vector<Expe
     out.push_back({names.up_proj, {experts.moe_intermediate_size, config.hidden_size}});
     out.push_back({names.down_proj, {config.hidden_size, experts.moe_intermediate_size}});
   }
+}
+
+/// Is the tensor of a layer behind the last that predicts further tokens (multi-token prediction)?
+bool is_of_mtp(const ModelConfig& config, const weights::Checkpoint& checkpoint, const std::string& tensor) {
+  if (config.num_mtp_layers == 0) return false;
+  const std::int64_t layer = layer_of(tensor);
+  return layer >= config.num_hidden_layers && layer < config.num_hidden_layers + config.num_mtp_layers &&
+         checkpoint.find(text("model.layers.", layer, ".eh_proj.weight")) != nullptr;
 }
 
 /// Throws Error(input) unless `weight` is FP8 as we know it and its factors are there.
@@ -80,7 +89,7 @@ std::string router_name(const ModelConfig& config, std::int64_t layer) {
 }
 
 std::string selection_bias_name(const ModelConfig& config, std::int64_t layer) {
-  return experts_module(config, layer) + ".e_score_correction_bias";
+  return (experts_module(config, layer) += ".") += config.experts->names.selection_bias;
 }
 
 ExpertTensorNames expert_names(const ModelConfig& config, std::int64_t layer, std::int64_t expert) {
@@ -106,17 +115,37 @@ std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_
     if (bias) out.push_back({prefix + name + ".bias", {out_features}});
   };
   out.push_back({prefix + "input_layernorm.weight", {hidden}});
-  linear("self_attn.q_proj", config.query_size(), hidden, config.qkv_bias);
-  linear("self_attn.k_proj", config.key_value_size(), hidden, config.qkv_bias);
-  linear("self_attn.v_proj", config.key_value_size(), hidden, config.qkv_bias);
+  if (config.latent) {
+    const LatentAttention& latent = *config.latent;
+    const std::int64_t heads = config.num_attention_heads;
+    if (latent.q_lora_rank > 0) {
+      linear("self_attn.q_a_proj", latent.q_lora_rank, hidden, config.qkv_bias);
+      out.push_back({prefix + "self_attn.q_a_layernorm.weight", {latent.q_lora_rank}});
+      linear("self_attn.q_b_proj", config.query_size(), latent.q_lora_rank, false);
+    } else {
+      linear("self_attn.q_proj", config.query_size(), hidden, false);
+    }
+    linear("self_attn.kv_a_proj_with_mqa", latent.kv_lora_rank + latent.qk_rope_head_dim, hidden, config.qkv_bias);
+    out.push_back({prefix + "self_attn.kv_a_layernorm.weight", {latent.kv_lora_rank}});
+    linear("self_attn.kv_b_proj", heads * (latent.qk_nope_head_dim + latent.v_head_dim), latent.kv_lora_rank, false);
+  } else {
+    linear("self_attn.q_proj", config.query_size(), hidden, config.qkv_bias);
+    linear("self_attn.k_proj", config.key_value_size(), hidden, config.qkv_bias);
+    linear("self_attn.v_proj", config.key_value_size(), hidden, config.qkv_bias);
+  }
   if (config.qk_norm != QkNorm::none) {
     out.push_back({prefix + "self_attn.q_norm.weight", {config.query_norm_size()}});
     out.push_back({prefix + "self_attn.k_norm.weight", {config.key_norm_size()}});
   }
-  linear("self_attn.o_proj", hidden, config.query_size(), config.o_bias);
+  linear("self_attn.o_proj", hidden, config.attention_size(), config.o_bias);
   out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
   if (config.has_experts(layer)) {
     add_experts(config, layer, out);
+    const std::int64_t shared = config.experts->shared_intermediate_size;
+    if (shared == 0) return out;
+    linear("mlp.shared_experts.gate_proj", shared, hidden, false);
+    linear("mlp.shared_experts.up_proj", shared, hidden, false);
+    linear("mlp.shared_experts.down_proj", hidden, shared, false);
     return out;
   }
   linear("mlp.gate_proj", intermediate, hidden, config.mlp_bias);
@@ -195,7 +224,7 @@ std::vector<std::string> check_tensors(const ModelConfig& config, const weights:
   std::vector<std::string> unused, unknown;
   for (const weights::TensorInfo& tensor : checkpoint.tensors()) {
     if (known.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
-    const bool inert = tensor.name.ends_with(".rotary_emb.inv_freq");
+    const bool inert = tensor.name.ends_with(".rotary_emb.inv_freq") || is_of_mtp(config, checkpoint, tensor.name);
     (tensor.name.starts_with("model.") && !inert ? unknown : unused).push_back(tensor.name);
   }
   if (!unknown.empty()) {

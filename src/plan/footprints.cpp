@@ -171,7 +171,7 @@ placement::Work work_of(const model::ModelConfig& config, const weights::Checkpo
     if (!pairs.contains(window)) pairs[window] = seen_pairs(prompts, window);
     const std::vector<model::ExpectedTensor> tensors = model::layer_tensors(config, layer);
     modules.add(model::layer_point_name(layer, ""), true, tensors, tokens,
-                4 * static_cast<double>(config.query_size()) * pairs[window], 0);
+                2 * static_cast<double>(config.query_size() + config.attention_size()) * pairs[window], 0);
   }
   if (plan.runs_norm) {
     const model::ExpectedTensor norm = model::norm_tensor(config);
@@ -215,6 +215,11 @@ Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Pro
         plan.keeps_mean ? logits * static_cast<std::uint64_t>(tokens) : std::max(kLogitsBytes, logits);
   }
   if (is_gpu && config.fp8) reserve.workspace_bytes += kExpandedBytes;
+  if (is_gpu && config.latent && config.value_head_dim() != config.head_dim) {  // device/cuda/attention.cpp pads two
+    reserve.workspace_bytes +=
+        2 * static_cast<std::uint64_t>(tokens) * static_cast<std::uint64_t>(config.num_attention_heads) *
+        static_cast<std::uint64_t>(std::max(config.value_head_dim(), config.head_dim)) * size_of(plan.dtype);
+  }
   reserve.activations_bytes = model::Activations::bytes(config, plan.dtype, tokens);
   std::uint64_t widest = 0;
   for (const store::Layout::Point& point : plan.points) {

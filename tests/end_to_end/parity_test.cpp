@@ -34,6 +34,9 @@ constexpr double kMaxRelL2 = 1e-5;  // of our float32 to transformers'
 /// bfloat16 one in some thousand, and on models as small as these each of them shows.
 double max_ratio(const std::string& dtype) { return dtype == "float16" ? 1.2 : 1.1; }
 
+/// The same of what a token's experts count: some hundred numbers of a checkpoint, and the error of a few decides.
+constexpr double kMaxRatioOfWeights = 1.5;
+
 /// Of a checkpoint's choices, those that differ from transformers' in the same narrow dtype.
 constexpr double kMaxOtherChoices = 0.02;
 
@@ -229,8 +232,9 @@ TEST_CASE("bfloat16 and float16 stray from transformers' float32 no further than
           continue;
         }
         const double ratio = std::sqrt(our_error / their_error);
-        CHECK(ratio <= max_ratio(dtype));
-        if (!(ratio > worst)) continue;
+        const bool are_weights = point.ends_with(":topk_weights");
+        CHECK(ratio <= (are_weights ? kMaxRatioOfWeights : max_ratio(dtype)));
+        if (are_weights || !(ratio > worst)) continue;
         worst = ratio;
         where = text(model.filename().string(), " ", point);
       }

@@ -61,6 +61,7 @@ class Damaging : public device::Ops {
   void add_rms_norm(const AddRmsNorm&) override { unused(); }
   void rope(const Rope&) override { unused(); }
   void attention(const Attention&) override { unused(); }
+  void expand_key_values(const ExpandKeyValues&) override { unused(); }
   void silu_mul(const SiluMul&) override { unused(); }
   void add(const Add&) override { unused(); }
   void expand(const Expand&) override { unused(); }
