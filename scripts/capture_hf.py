@@ -254,7 +254,10 @@ def load_model(folder, dtype, attn_implementation="sdpa", experts_implementation
     if getattr(config, "quantization_config", None) or "quantization_config" in json.loads(
             (pathlib.Path(folder) / "config.json").read_text()):
         experts["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    # A vision-language model's class, so that the decoder's modules have their place beside the other tower.
+    has_tower = getattr(transformers.AutoConfig.from_pretrained(folder, local_files_only=True), "vision_config", None)
+    kind = transformers.AutoModelForImageTextToText if has_tower else transformers.AutoModelForCausalLM
+    model = kind.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation, device_map=device_map, local_files_only=True,
         **experts)
     return (model if device_map else model.to(device)).eval()

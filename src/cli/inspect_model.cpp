@@ -255,7 +255,8 @@ void print(const Checkpoint& checkpoint, bool all_tensors) {
   std::cout << config << "\n";
   for (const auto& [what, names] :
        {std::pair("keys of the config", &support.unused_keys), std::pair("tensors", &support.unused_tensors)}) {
-    if (!names->empty()) std::cout << what << " not used: " << printable(join(*names, ", ")) << "\n\n";
+    constexpr std::size_t kNames = 30;  // --json has all
+    if (!names->empty()) std::cout << what << " not used: " << printable(listed(*names, kNames)) << "\n\n";
   }
   Table storages({{.name = "storage", .align = Table::Align::left},
                   {.name = "tensors"},

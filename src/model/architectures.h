@@ -64,6 +64,8 @@ struct Architecture {
   std::optional<LatentAttention> latent = std::nullopt;  // defaults of its keys; head_dim is no key then
   /// Only the first dimensions of a head are rotated: rotary_dim or partial_rotary_factor says how many, and must.
   bool rotates_part = false;
+  /// A decoder beside a vision tower, which is not run: its keys may be in text_config.
+  bool is_vision_language = false;
   /// Keys that say what the family is, with the only value that has this math.
   std::span<const FixedKey> fixed_keys = {};
 };

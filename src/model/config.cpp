@@ -142,10 +142,10 @@ void refuse_other_math(ConfigReader& reader) {
 
 /// Keys of the rotation's dictionary that nobody asked for: an error unless they are without effect for this type.
 void refuse_unknown_rope_keys(const ConfigReader& rope, const std::string& rope_type) {
-  static constexpr std::array<std::string_view, 13> kOfOtherTypes = {
-      "finetuned",        "attention_factor", "beta_fast",       "beta_slow", "factor",
-      "high_freq_factor", "long_factor",      "low_freq_factor", "mscale",    "truncate",
-      "mscale_all_dim",   "mrope_section",    "short_factor"};
+  static constexpr std::array<std::string_view, 14> kOfOtherTypes = {
+      "finetuned",        "attention_factor", "beta_fast",       "beta_slow",        "factor",
+      "high_freq_factor", "long_factor",      "low_freq_factor", "mscale",           "truncate",
+      "mscale_all_dim",   "mrope_section",    "short_factor",    "mrope_interleaved"};
   for (const auto* member : rope.unread()) {
     const auto& [key, value] = *member;
     if (says_no(value)) continue;
@@ -419,11 +419,11 @@ std::int64_t ModelConfig::qkv_size() const {
 }
 
 ModelConfig read_config(const Json& config, const std::string& where) {
-  ConfigReader reader(config, where);
+  ConfigReader top(config, where);
   ModelConfig out;
-  out.model_type = reader.string("model_type", "");
+  out.model_type = top.string("model_type", "");
   // Early config.json of MiniMax-M2 say "minimax", which is another family's name.
-  const Json* classes = reader.find("architectures");
+  const Json* classes = top.find("architectures");
   if (out.model_type == "minimax" && classes != nullptr && classes->dump() == "[\"MiniMaxM2ForCausalLM\"]") {
     out.model_type = "minimax_m2";
   }
@@ -436,9 +436,25 @@ ModelConfig read_config(const Json& config, const std::string& where) {
                                                 : text("model_type \"", out.model_type, "\" is not supported"),
                  .fix = text("supported are ", join(supported, ", "))});
   }
+  const Json* const text_config = family->is_vision_language ? top.find("text_config") : nullptr;
+  std::optional<ConfigReader> nested;
+  if (text_config != nullptr) nested.emplace(*text_config, where + ": text_config");
+  ConfigReader& reader = nested ? *nested : top;
+  if (family->is_vision_language) {
+    out.decoder = "model.language_model";
+    for (const char* other : {"vision_config", "image_token_id", "video_token_id", "vision_start_token_id",
+                              "vision_end_token_id", "vision_token_id"}) {
+      top.find(other);
+    }
+    reader.find("model_type");
+  }
   refuse_other_math(reader);
-  out.fp8 = read_fp8(reader, where);
+  out.fp8 = read_fp8(top, where);
   read_shapes(reader, *family, out);
+  if (nested) {  // transformers 5 ties by the outer key, and for one family by either
+    const bool is_tied_inside = out.model_type == "qwen2_5_vl" && out.tie_word_embeddings;
+    out.tie_word_embeddings = top.boolean("tie_word_embeddings", false) || is_tied_inside;
+  }
 
   using Biases = Architecture::Biases;
   const bool attention_bias =
@@ -448,11 +464,16 @@ ModelConfig read_config(const Json& config, const std::string& where) {
   out.mlp_bias = family->has_mlp_bias_key && reader.boolean("mlp_bias", false);
   out.qk_norm = family->qk_norm;
   out.sliding_window = read_windows(reader, *family, out.num_hidden_layers);
-  out.rope = read_rope(reader, where, *family, out);
+  out.rope = read_rope(reader, reader.where(), *family, out);
   out.experts = read_experts(reader, *family, out);
   check_fixed_keys(reader, *family);
-  out.dtype = read_dtype(reader);
-  sort_unread(reader, out);
+  out.dtype = read_dtype(top);
+  if (nested) {
+    const std::optional<Dtype> inside = read_dtype(*nested);
+    if (!out.dtype) out.dtype = inside;
+    sort_unread(*nested, out);
+  }
+  sort_unread(top, out);
   return out;
 }
 

@@ -70,6 +70,7 @@ struct Router {
 struct ExpertNames {
   std::string_view module;  // "block_sparse_moe"
   std::string_view gate_proj, up_proj, down_proj;
+  bool fused = false;  // all experts in one tensor, experts.gate_up_proj and experts.down_proj
   std::string_view selection_bias = "e_score_correction_bias";  // where the router has one
 };
 
@@ -93,6 +94,9 @@ struct Fp8Blocks {
 /// What one decoder of the families of model/architectures.h computes, in config.json's own words.
 struct ModelConfig {
   std::string model_type;
+  /// The module that has the decoder's embed_tokens, layers and norm in transformers, which begins the names of their
+  /// points: "model", or "model.language_model" beside other towers. Tensors and placements say "model" for both.
+  std::string decoder = "model";
   std::int64_t vocab_size = 0;
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;

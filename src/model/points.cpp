@@ -88,22 +88,23 @@ std::vector<LayerPoint> layer_points(const ModelConfig& config, std::int64_t lay
   return points;
 }
 
-std::string layer_point_name(std::int64_t layer, std::string_view suffix) {
-  std::string name = "model.layers." + std::to_string(layer);  // not text(): 300,000 names are no rare model's
+std::string layer_point_name(const ModelConfig& config, std::int64_t layer, std::string_view suffix) {
+  std::string name = config.decoder;  // not text(): 300,000 names are no rare model's
+  (name += ".layers.") += std::to_string(layer);
   name += suffix;
   return name;
 }
 
 std::vector<ProbePoint> all_points(const ModelConfig& config, Dtype dtype) {
   std::vector<ProbePoint> points;
-  points.push_back({"model.embed_tokens", dtype, config.hidden_size});
+  points.push_back({config.decoder + ".embed_tokens", dtype, config.hidden_size});
   for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     for (const LayerPoint& point : layer_points(config, layer, dtype)) {
-      points.push_back({layer_point_name(layer, point.suffix), point.dtype, point.width});
+      points.push_back({layer_point_name(config, layer, point.suffix), point.dtype, point.width});
     }
   }
-  points.push_back({"model.norm:input", dtype, config.hidden_size});
-  points.push_back({"model.norm", dtype, config.hidden_size});
+  points.push_back({config.decoder + ".norm:input", dtype, config.hidden_size});
+  points.push_back({config.decoder + ".norm", dtype, config.hidden_size});
   points.push_back({"lm_head:input", dtype, config.hidden_size});
   points.push_back({"lm_head", dtype, config.vocab_size});
   return points;

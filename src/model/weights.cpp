@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <span>
 
 #include "base/error.h"
 #include "base/float16.h"
@@ -24,6 +25,22 @@ device::StoredValues rounded(device::StoredValues values, Dtype narrow) {
     for (const std::uint16_t one : bits) *wide++ = narrow == Dtype::bf16 ? f32_of_bf16(one) : f32_of_f16(one);
   };
   return values;
+}
+
+/// out[r, c] = x[c, r], of elements of 2, 4 or 8 bytes; `out` is [rows, columns].
+void transpose(std::span<const std::byte> x, std::byte* out, std::int64_t rows, std::int64_t columns,
+               std::size_t element_bytes) {
+  const auto move = [&]<typename Element>(Element) {
+    const auto* from = reinterpret_cast<const Element*>(x.data());
+    auto* to = reinterpret_cast<Element*>(out);
+#pragma omp parallel for schedule(static) if (rows * columns > 65536)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t column = 0; column < columns; ++column) to[row * columns + column] = from[column * rows + row];
+    }
+  };
+  if (element_bytes == 2) return move(std::uint16_t{});
+  if (element_bytes == 4) return move(std::uint32_t{});
+  move(std::uint64_t{});
 }
 
 }  // namespace
@@ -151,12 +168,45 @@ void WeightLoader::load_experts(std::int64_t layer, LayerWeights& out) {
   }
   device::Ops::ExpertWeightsParts gate_up{.dtype = dtype_, .experts = {}}, down = gate_up;
   for (std::int64_t expert = 0; expert < config_.experts->num_experts; ++expert) {
+    if (config_.experts->names.fused) {
+      const FusedExpertTensors fused = fused_experts(config_, layer);
+      gate_up.experts.push_back({of_expert(fused.gate_up_proj, expert)});
+      down.experts.push_back({of_expert(fused.down_proj, expert)});
+      continue;
+    }
     const ExpertTensorNames names = expert_names(config_, layer, expert);
     gate_up.experts.push_back({stored(names.gate_proj), stored(names.up_proj)});
     down.experts.push_back({stored(names.down_proj)});
   }
   out.experts_gate_up_proj = ops_.expert_weights(gate_up);
   out.experts_down_proj = ops_.expert_weights(down);
+}
+
+device::StoredValues WeightLoader::of_expert(const ExpectedTensor& all, std::int64_t expert) const {
+  const weights::TensorInfo* info = checkpoint_.find(all.name);
+  expect(info != nullptr, "the tensors were checked");
+  weights::TensorInfo slice = *info;
+  slice.shape.erase(slice.shape.begin());
+  slice.bytes = info->bytes / static_cast<std::uint64_t>(info->shape[0]);
+  slice.offset += static_cast<std::uint64_t>(expert) * slice.bytes;
+  const std::int64_t rows = all.shape[1], columns = all.shape[2];
+  const bool is_transposed = info->shape != all.shape;
+  return {.rows = rows,
+          .columns = columns,
+          .storage = info->storage,
+          .file = &checkpoint_.file_of(*info),
+          .offset = slice.offset,
+          .only_read_values = is_transposed,
+          .read_values = [this, slice, rows, columns, is_transposed](Dtype dtype, void* out) {
+            if (!is_transposed) {
+              checkpoint_.read(slice, dtype, out);
+            } else {
+              std::vector<std::byte> stored(static_cast<std::size_t>(rows * columns) * size_of(dtype));
+              checkpoint_.read(slice, dtype, stored.data());
+              transpose(stored, static_cast<std::byte*>(out), rows, columns, size_of(dtype));
+            }
+            read_(slice.bytes);
+          }};
 }
 
 /// Rounded to the run's dtype, as transformers' from_pretrained rounds it (but where its class keeps it in f32), and

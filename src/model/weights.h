@@ -79,6 +79,8 @@ class WeightLoader {
   std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<Linear> linears);
   void load_latent_attention(const std::string& attn, LayerWeights& out);
   void load_experts(std::int64_t layer, LayerWeights& out);
+  /// The matrix of one expert, of the tensor that has those of all.
+  device::StoredValues of_expert(const ExpectedTensor& all, std::int64_t expert) const;
   OwnedTensor selection_bias(const std::string& name);
   std::uint64_t stored_bytes(const std::string& name) const;
 

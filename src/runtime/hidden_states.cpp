@@ -92,8 +92,11 @@ std::string HiddenStates::identity() const {
 }
 
 std::size_t HiddenStates::point_for(std::int64_t layer) const {
-  std::vector<std::string> names = {text("model.layers.", layer, ":input")};
-  names.push_back(layer == 0 ? std::string("model.embed_tokens") : text("model.layers.", layer - 1));
+  std::vector<std::string> names;
+  for (const char* decoder : {"model", "model.language_model"}) {
+    names.push_back(text(decoder, ".layers.", layer, ":input"));
+    names.push_back(layer == 0 ? text(decoder, ".embed_tokens") : text(decoder, ".layers.", layer - 1));
+  }
   for (const std::string& name : names) {
     const std::optional<std::size_t> point = file_->find(name);
     if (point && file_->points()[*point].stored) return *point;

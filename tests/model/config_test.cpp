@@ -255,6 +255,43 @@ TEST_CASE("DeepSeek-V3 has latent attention, groups of experts and a shared one"
   refused(small(R"("n_group": 4, "rope_scaling": {"type": "proportional"})"), "\"proportional\", which deepseek_v3");
 }
 
+TEST_CASE("the decoder of a vision-language model is read from text_config, or from the top") {
+  const ModelConfig nested = read(R"({"model_type": "qwen3_vl", "vision_config": {"depth": 3, "hidden_act": "gelu"},
+      "image_token_id": 7, "dtype": "bfloat16", "tie_word_embeddings": true, "text_config": {"model_type":
+      "qwen3_vl_text", "hidden_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": false, "dtype": "float32",
+      "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": true}}})");
+  CHECK(nested.decoder == "model.language_model");
+  CHECK(nested.hidden_size == 64);
+  CHECK(nested.head_dim == 128);
+  CHECK(nested.qk_norm == QkNorm::per_head);
+  CHECK(nested.rope.rope_theta == 5e5);
+  CHECK(nested.tie_word_embeddings);
+  CHECK(nested.dtype == Dtype::bf16);
+  CHECK(nested.unused_keys.empty());
+
+  const ModelConfig flat = read(R"({"model_type": "qwen2_5_vl", "vision_config": {}, "vision_token_id": 5,
+      "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3, "num_key_value_heads": 2,
+      "use_sliding_window": true, "sliding_window": 9, "max_window_layers": 2, "torch_dtype": "float16",
+      "rope_theta": 1e4, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}})");
+  CHECK(flat.head_dim == 16);
+  CHECK(flat.qkv_bias);
+  CHECK(flat.sliding_window == std::vector<std::int64_t>{0, 0, 9});
+  CHECK(flat.rope.rope_type == "default");
+  CHECK(flat.rope.rope_theta == 1e4);
+  CHECK(flat.dtype == Dtype::f16);
+  CHECK(read(R"({"model_type": "qwen2_5_vl", "text_config": {"tie_word_embeddings": true}})").tie_word_embeddings);
+  CHECK_FALSE(
+      read(R"({"model_type": "qwen3_vl_moe", "text_config": {"tie_word_embeddings": true}})").tie_word_embeddings);
+  CHECK(read(R"({"model_type": "qwen3_vl_moe", "text_config": {}})").experts->router.normalizes);
+
+  refused(R"({"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}})",
+          "config.json: text_config: hidden_size: is string");
+  refused(R"({"model_type": "qwen3_vl", "text_config": {"attn_cap": 3}})", "config.json: text_config: attn_cap: is 3");
+  refused(R"({"model_type": "qwen3_vl", "text_config": {}, "attn_cap": 3})", "config.json: attn_cap: is 3");
+  refused(R"({"model_type": "qwen3_vl", "text_config": 5})", "text_config: is number where an object is expected");
+  refused(R"({"model_type": "llama", "text_config": {"hidden_size": 64}})", "text_config: is {");
+}
+
 TEST_CASE("FP8 with a factor for each block is understood, and other quantisations are refused by name") {
   const auto quantised = [](const std::string& more) {
     return llama(R"("quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic")" + more + "}");
