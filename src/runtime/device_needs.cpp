@@ -64,6 +64,7 @@ std::uint64_t output_bytes(const RunOptions& options, const Prepared& prepared) 
   layout.points = prepared.plan.points;
   layout.prompts = prepared.prompts;
   layout.rows = prepared.plan.rows;
+  layout.num_experts = prepared.config.experts ? prepared.config.experts->num_experts : 0;
   layout.top_k = prepared.plan.top_k;
   return store::planned_bytes(layout);
 }

@@ -288,8 +288,7 @@ TEST_CASE("the decoder of a vision-language model is read from text_config, or f
           "config.json: text_config: hidden_size: is string");
   refused(R"({"model_type": "qwen3_vl", "text_config": {"attn_cap": 3}})", "config.json: text_config: attn_cap: is 3");
   refused(R"({"model_type": "qwen3_vl", "text_config": {}, "attn_cap": 3})", "config.json: attn_cap: is 3");
-  refused(R"({"model_type": "qwen3_vl", "text_config": 5})", "text_config: is number where an object is expected");
-  refused(R"({"model_type": "llama", "text_config": {"hidden_size": 64}})", "text_config: is {");
+  refused(R"({"model_type": "qwen3_vl", "text_config": 5})", "text_config: is integer where an object is expected");
 }
 
 TEST_CASE("FP8 with a factor for each block is understood, and other quantisations are refused by name") {
