@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   cli::add_global_options(app);
   cli::add_run(app, chosen, cli::command_line_text(argc, argv));
   cli::add_plan(app, chosen);
+  cli::add_check(app, chosen);
   cli::add_compare(app, chosen);
   cli::add_inspect(app, chosen);
   app.require_subcommand(1);

@@ -43,9 +43,9 @@ struct DeviceState {
 /// what to show.
 struct Watch {
   struct Step {
-    enum class Kind { loading, running };
+    enum class Kind { loading, running, reading };
     Kind kind;
-    std::uint64_t done;  // bytes of weights read, or tokens times layers computed
+    std::uint64_t done;  // bytes of weights (of the whole checkpoint) read, or tokens times layers computed
     std::uint64_t total;
     double seconds;  // since the step began
     std::function<std::vector<DeviceState>()> devices = {};
@@ -81,6 +81,7 @@ struct RunReport {
     std::string name;
     std::string modules;
     std::int64_t replica = 0;
+    std::string weights_from;      // the device that they were copied from; empty: the checkpoint
     std::uint64_t most_bytes = 0;  // of memory, at any time
     double busy_seconds = 0;
     double busy_share = 0;  // of run_seconds
@@ -93,7 +94,7 @@ struct RunReport {
   /// How hidden states went from one device to another.
   struct Transfer {
     std::string from, to;
-    std::string transport;  // "peer" or "host"
+    std::string transport;  // "peer", "nccl" or "host"
     std::string why;        // where it is not what was asked for; else empty
   };
   std::vector<Transfer> transfers;
