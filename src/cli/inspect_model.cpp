@@ -247,8 +247,9 @@ void print(const Checkpoint& checkpoint, bool all_tensors) {
             << "hash: " << checkpoint.hash() << "\n\n";
   Table config({{.name = "config", .align = Table::Align::left}, {.name = "value", .align = Table::Align::left}});
   for (const char* key : kShownKeys) {
-    const Json* value = decoder_config(checkpoint).find(key);
-    if (value == nullptr) value = checkpoint.config().find(key);
+    // What stands at the top goes before what its decoder says of itself: how read_config takes it.
+    const Json* value = checkpoint.config().find(key);
+    if (value == nullptr) value = decoder_config(checkpoint).find(key);
     if (value == nullptr || value->is_null()) continue;
     config.add_row({key, value->is_string() ? value->string() : value->dump()});
   }
