@@ -203,8 +203,8 @@ void check(const Ops::Rope& args) {
   require_same_dtype(kOperation, cos, x);
   if (args.head_dim <= 0 || args.x.columns % args.head_dim != 0 || args.first < 0 ||
       args.first + 2 * args.cos.columns > args.head_dim) {
-    refuse(kOperation, text("head_dim is ", args.head_dim, " and first ", args.first, " where ", described(x), " and ",
-                            described(cos)));
+    refuse(kOperation, text("head_dim is ", args.head_dim, " where ", described(x), " and ", described(cos),
+                            args.first != 0 ? text(", from column ", args.first) : ""));
   }
 }
 

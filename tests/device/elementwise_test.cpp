@@ -183,9 +183,10 @@ TEST_CASE("operations on heads name what does not fit") {
                                                  .k_rot = k_rot.tensor(),
                                                  .num_heads = 2}),
                          doctest::Contains("num_heads is 2 where key_states is [2, 12] float32"), Error);
-    CHECK_THROWS_WITH_AS(rope(*ops, test::filled(2, 12, Dtype::f32, 0), test::filled(2, 2, Dtype::f32, 0),
-                              test::filled(2, 2, Dtype::f32, 0), 6, 3),
-                         doctest::Contains("head_dim is 6 and first 3 where x is [2, 12]"), Error);
+    CHECK_THROWS_WITH_AS(
+        rope(*ops, test::filled(2, 12, Dtype::f32, 0), test::filled(2, 2, Dtype::f32, 0),
+             test::filled(2, 2, Dtype::f32, 0), 6, 3),
+        doctest::Contains("head_dim is 6 where x is [2, 12] float32 and cos is [2, 2] float32, from column 3"), Error);
   }
 }
 
