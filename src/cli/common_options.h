@@ -12,6 +12,7 @@ struct CommonArguments {
   runtime::RunOptions run;
   std::string test_type = "extract-all";
   std::string transport = "auto";
+  std::string fp8_math = "dequantize";
   bool json = false;
   bool quiet = false;
 };
