@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   cli::add_plan(app, chosen);
   cli::add_check(app, chosen);
   cli::add_compare(app, chosen);
+  cli::add_import(app, chosen, cli::command_line_text(argc, argv));
   cli::add_inspect(app, chosen);
   app.require_subcommand(1);
   try {
