@@ -14,8 +14,10 @@ struct Rope {
   std::int64_t num_tokens;
   std::int64_t num_heads;
   std::int64_t head_dim;
-  std::int64_t half;  // rotary_dim / 2
-  Dtype dtype;        // of all three
+  std::int64_t half;   // rotary_dim / 2
+  std::int64_t first;  // of a head's rotated columns
+  bool interleaved;    // a pair is two neighbours
+  Dtype dtype;         // of all three
 };
 
 /// Queues the rotation on `stream`. Formula and rounding: device/ops.h. Throws Error(device) if the launch is refused.

@@ -22,6 +22,10 @@ struct RouteTokens {
   bool is_sigmoid;  // else softmax
   bool normalizes;
   bool rounds_weights;
+  std::int64_t num_groups;   // 1: none
+  std::int64_t topk_groups;  // of them experts are chosen
+  double divisor_epsilon;
+  double scaling_factor;
   Dtype dtype;  // of router_logits
 };
 

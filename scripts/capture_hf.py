@@ -254,7 +254,10 @@ def load_model(folder, dtype, attn_implementation="sdpa", experts_implementation
     if getattr(config, "quantization_config", None) or "quantization_config" in json.loads(
             (pathlib.Path(folder) / "config.json").read_text()):
         experts["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    # A vision-language model's class, so that the decoder's modules have their place beside the other tower.
+    has_tower = getattr(transformers.AutoConfig.from_pretrained(folder, local_files_only=True), "vision_config", None)
+    kind = transformers.AutoModelForImageTextToText if has_tower else transformers.AutoModelForCausalLM
+    model = kind.from_pretrained(
         folder, dtype=dtype, attn_implementation=attn_implementation, device_map=device_map, local_files_only=True,
         **experts)
     return (model if device_map else model.to(device)).eval()
@@ -327,7 +330,8 @@ def forward(model, input_ids, names):
 
     def keep_choices(name, module, output):
         logits, weights, indices = output[:3]
-        bias = getattr(model.get_submodule(name), "e_score_correction_bias", None)
+        block = model.get_submodule(name)
+        bias = getattr(block, "e_score_correction_bias", getattr(block.gate, "e_score_correction_bias", None))
         scores = logits.float() if bias is None else logits.float().sigmoid() + bias
         keys = scores.gather(1, indices)
         order = indices.argsort(dim=1, stable=True)
@@ -340,7 +344,8 @@ def forward(model, input_ids, names):
         value = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return
-        if value.shape[:2] == (1, num_tokens) or value.shape[0] == num_tokens:
+        ones = (1,) * (value.dim() - 2)  # of the batch, and of the one head that a latent is
+        if value.shape[:2] == (1, num_tokens) or value.shape[0] == num_tokens or value.shape[:-1] == (*ones, num_tokens):
             values[name] = value.detach().reshape(num_tokens, -1).to("cpu", copy=True)
 
     def hook_on(name):

@@ -2,16 +2,22 @@
 """Holds the program to transformers on checkpoints that are not in the repository.
 
     scripts/check_parity.py --count 50 --seed 7            random tiny checkpoints, and configs that must be refused
+    scripts/check_parity.py --mixtures --count 50          the same of families with experts
     scripts/check_parity.py --model DIR --random-tokens 8x256
     scripts/check_parity.py --model FILE.gguf --reference DIR --prompts prompts.txt
     scripts/check_parity.py --device cuda --model tests/data/parity/*
 
 transformers' float32 is the truth for both. In the table, `f32` is our largest relative L2 at any point (embedding, each
-layer, final norm), `bf16` and `f16` our largest error there as a multiple of transformers' own error. In brackets: the
-same prompt by prompt, for information. Exit status 1 when any is over its limit: 1e-5, 1.1, 1.2. A --model that
+layer, router, final norm), `bf16` and `f16` our largest error there as a multiple of transformers' own error. In brackets:
+the same prompt by prompt, for information. Exit status 1 when any is over its limit: 1e-5, 1.1, 1.2. A --model that
 transformers itself cannot run is left out, and says why.
+
+Of a model with experts only tokens that chose the experts that they chose in transformers' run of that dtype count, and so
+did those before them; the last column says how many did not, in each dtype, and the largest gap of their scores (`margin`)
+between two experts that took each other's place. In float32 that has to be a tie.
 """
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -28,12 +34,17 @@ import h5py
 import numpy
 import torch
 import transformers
+from safetensors import safe_open
 
 import capture_hf
 import reference
 
 MAX_REL_L2 = 1e-5
 MAX_RATIO = {"bfloat16": 1.1, "float16": 1.2}  # float16: tests/end_to_end/parity_test.cpp says why
+MAX_TIE = 1e-6  # of the scores of two experts that float32 may take for each other
+POINTS = ["**.embed_tokens", "**.layers.*", "**.norm"]
+TOPK = ".mlp:topk_indices"
+ROUTER_POINTS = ["**.layers.*.mlp.gate", "**.layers.*" + TOPK]
 
 
 # ------------------------------------------------------------------------------------------------------- one checkpoint
@@ -61,42 +72,117 @@ def read_captures(path):
         return {name: captures[name][:].astype("f8") for name in captures}
 
 
-def worst(ours, truth, prompts, theirs=None):
-    """(over all prompts, over any single one): our largest relative L2 at any point, or multiple of their error."""
+def worst(ours, truth, prompts, theirs=None, scores=None):
+    """Result of one dtype: our largest relative L2 at any point (`theirs`: as a multiple of their error), over all prompts
+    and over any single one; and what became of the routing. At and behind a router that chose other experts for a token
+    than transformers did in that dtype (than the truth, without `theirs`), that token and those behind it in its prompt
+    are left out: another choice is another model. `scores`: of the experts, by router, that transformers chose by."""
     ends = numpy.cumsum([len(prompt) for prompt in prompts])
-    pairs = [(ours[name], value, theirs[name] if theirs else None) for name, value in truth.items()]
-
-    def one(rows):
-        largest = 0.0
-        for mine, true, other in pairs:
-            error = numpy.linalg.norm(mine[rows] - true[rows])
-            scale = numpy.linalg.norm(true[rows] if other is None else other[rows] - true[rows])
-            largest = max(largest, error / scale if scale else (math.inf if error else 0.0))
-        return largest
-
-    whole = one(slice(None))
-    return whole, max(one(slice(int(end) - len(prompt), int(end))) for end, prompt in zip(ends, prompts))
-
-
-def compare(program, model, folder, prompts, workplace, device, dtypes=("float32", "bfloat16", "float16")):
-    """{dtype: (over all, by prompt)} of the program on `model` against transformers on `folder`, both on `device`."""
-    ids = workplace / "input_ids.json"
-    ids.write_text(json.dumps(prompts))
-    ours = workplace / "ours.h5"
-    run_program(program, model, ids, "float32", ours, "--device-map", device)  # first: what it refuses needs no reference
-    captured = {"float32": read_captures(ours)}
-    truth = theirs_of(folder, prompts, torch.float32, device)
-    result = {"float32": worst(captured["float32"], truth, prompts)}
-    for dtype in dtypes[1:]:
-        theirs = theirs_of(model if is_fp8(model) else folder, prompts, capture_hf.DTYPES[dtype], device)
-        run_program(program, model, ids, dtype, ours, "--device-map", device)
-        result[dtype] = worst(read_captures(ours), truth, prompts, theirs)
+    prompt_rows = [slice(int(end) - len(prompt), int(end)) for end, prompt in zip(ends, prompts)]
+    strict = numpy.ones(ends[-1], bool)
+    result = Result()
+    for name, true in truth.items():
+        if name.endswith(TOPK):
+            chosen, reference_choice = ours[name].astype(int), (theirs or truth)[name].astype(int)
+            equal = (numpy.sort(chosen, 1) == numpy.sort(reference_choice, 1)).all(1)
+            result.choices += len(equal)
+            for token in numpy.flatnonzero(strict & ~equal):  # the others' inputs differ already
+                result.flips += 1
+                result.margin = max(result.margin, margin(scores[name][token], reference_choice[token], chosen[token]))
+            for rows in prompt_rows:
+                strict[rows] &= numpy.logical_and.accumulate(equal[rows])
+            continue
+        def ratio(rows):
+            error = numpy.linalg.norm((ours[name] - true)[rows])
+            scale = numpy.linalg.norm(true[rows] if theirs is None else (theirs[name] - true)[rows])
+            return error / scale if scale else (math.inf if error else 0.0)
+        result.whole = max(result.whole, ratio(strict))
+        for rows in prompt_rows:
+            kept = numpy.zeros_like(strict)
+            kept[rows] = strict[rows]
+            result.by_prompt = max(result.by_prompt, ratio(kept))
     return result
 
 
-def theirs_of(model, prompts, dtype, device):
+@dataclasses.dataclass
+class Result:
+    whole: float = 0.0
+    by_prompt: float = 0.0
+    choices: int = 0    # tokens that routers chose for
+    flips: int = 0      # of them, those whose input agreed and that got other experts
+    margin: float = 0.0  # the largest gap of the scores that a flip bridged
+
+
+def margin(scores, theirs, ours):
+    """How far apart the scores of the experts are that took each other's place, or those of their groups: the nearest two.
+    `scores` is [groups, experts of each]; a group has the sum of its two best, of which there are several groups."""
+    left, right = set(theirs) - set(ours), set(ours) - set(theirs)
+    groups = numpy.sort(scores, 1)[:, -2:].sum(1)
+    flat, size = scores.reshape(-1), scores.shape[1]
+    gaps = [abs(flat[a] - flat[b]) for a in left for b in right]
+    gaps += [abs(groups[a // size] - groups[b // size]) for a in left for b in right if a // size != b // size]
+    return float(min(gaps))
+
+
+def selection_scores(folder, values):
+    """{router's choice point: [tokens, groups, experts of each]}: what transformers chose by, from its logits."""
+    num_groups = json.loads((pathlib.Path(folder) / "config.json").read_text()).get("n_group") or 1
+    biases = {}
+    for path in pathlib.Path(folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():
+                if name.endswith("e_score_correction_bias"):
+                    biases[int(name.split(".layers.")[1].split(".")[0])] = file.get_tensor(name).double().numpy()
+    scores = {}
+    for name in values:
+        if not name.endswith(TOPK):
+            continue
+        logits = values[name.removesuffix(TOPK) + ".mlp.gate"]
+        layer = int(name.split(".layers.")[1].split(".")[0])
+        if layer in biases:
+            scores[name] = 1 / (1 + numpy.exp(-logits)) + biases[layer]
+        else:
+            exponentials = numpy.exp(logits - logits.max(1, keepdims=True))
+            scores[name] = exponentials / exponentials.sum(1, keepdims=True)
+        scores[name] = scores[name].reshape(len(logits), num_groups, -1)
+    return scores
+
+
+def compare(program, model, folder, prompts, workplace, device, dtypes=("float32", "bfloat16", "float16")):
+    """{dtype: Result} of the program on `model` against transformers on `folder`, both on `device`."""
+    ids = workplace / "input_ids.json"
+    ids.write_text(json.dumps(prompts))
+    ours = workplace / "ours.h5"
+    patterns = POINTS + (ROUTER_POINTS if has_experts(folder) else [])
+    where = ("--device-map", device, "--capture", ",".join(patterns))
+    how = dict(device=device, patterns=patterns, experts_implementation=experts_implementation(folder))
+    run_program(program, model, ids, "float32", ours, *where)  # first: what it refuses needs no reference
+    captured = read_captures(ours)
+    truth = theirs_of(folder, prompts, torch.float32, **how)
+    if captured.keys() != truth.keys():
+        raise Failure(f"points are not the same: {sorted(captured.keys() ^ truth.keys())}")
+    result = {"float32": worst(captured, truth, prompts, scores=selection_scores(folder, truth))}
+    for dtype in dtypes[1:]:
+        theirs = theirs_of(model if is_fp8(model) else folder, prompts, capture_hf.DTYPES[dtype], **how)
+        run_program(program, model, ids, dtype, ours, *where)
+        result[dtype] = worst(read_captures(ours), truth, prompts, theirs, selection_scores(folder, theirs))
+    return result
+
+
+def experts_implementation(folder):
+    """torch's grouped product wants widths of whole 16 bytes; "batched_mm", which rounds alike, takes any."""
+    config = transformers.AutoConfig.from_pretrained(folder).get_text_config()
+    width = getattr(config, "moe_intermediate_size", config.intermediate_size)
+    return "batched_mm" if config.hidden_size % 8 or width % 8 else "grouped_mm"
+
+
+def has_experts(folder):
+    return any(".experts." in name for name in reference.tensor_names(pathlib.Path(folder)))
+
+
+def theirs_of(model, prompts, dtype, **how):
     try:
-        return to_numpy(capture_hf.capture_to_memory(model, prompts, dtype, device=device))
+        return to_numpy(capture_hf.capture_to_memory(model, prompts, dtype, **how))
     except Exception as problem:
         raise NoReference(str(problem).split("\n")[0]) from problem
 
@@ -112,12 +198,16 @@ def to_numpy(values):
 
 def verdict(result):
     limits = {"float32": MAX_REL_L2, **MAX_RATIO}
-    return "ok" if all(value[0] <= limits[dtype] for dtype, value in result.items()) else "OVER"
+    within = all(one.whole <= limits[dtype] for dtype, one in result.items())
+    return "ok" if within and result["float32"].margin <= MAX_TIE else "OVER"
 
 
 def row(name, result):
-    columns = [f"{result['float32'][0]:8.1e} [{result['float32'][1]:7.1e}]"]
-    columns += [f"{result[dtype][0]:6.3f} [{result[dtype][1]:6.3f}]" for dtype in result if dtype != "float32"]
+    columns = [f"{one.whole:8.1e} [{one.by_prompt:7.1e}]" if dtype == "float32" else f"{one.whole:6.3f} [{one.by_prompt:6.3f}]"
+               for dtype, one in result.items()]
+    if any(one.choices for one in result.values()):
+        columns += ["other experts " + ", ".join(
+            f"{one.flips}/{one.choices}" + (f" (margin {one.margin:.0e})" if one.flips else "") for one in result.values())]
     return f"{name:<28} {verdict(result):5} " + "  ".join(columns)
 
 
@@ -197,6 +287,48 @@ def random_shape(pick):
     return shape, storage
 
 
+def random_mixture(pick):
+    """The same of a family with experts."""
+    family = pick.choice(["mixtral", "qwen3_moe", "minimax_m2", "deepseek_v3", "deepseek_v3"])
+    heads = pick.choice([1, 2, 3, 4])
+    experts = pick.choice([4, 6, 8, 12, 24])
+    shape = dict(model_type=family, hidden_size=pick.choice([30, 48, 64, 97]), num_attention_heads=heads,
+                 num_key_value_heads=1, intermediate_size=pick.choice([17, 33, 64]), vocab_size=pick.choice([61, 128]),
+                 num_hidden_layers=pick.randint(1, 4), rms_norm_eps=pick.choice([1e-6, 1e-5]),
+                 max_position_embeddings=pick.choice([16, 64, 4096]), tie_word_embeddings=pick.random() < 0.3,
+                 num_experts_per_tok=pick.randint(1, experts // 2))
+    theta = pick.choice([10000.0, 1000000.0, 1234.5])
+    shape["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    if family == "deepseek_v3":
+        groups = pick.choice([n for n in (1, 2, 3, 4) if experts % n == 0 and experts // n >= 2])
+        shape.update(
+            num_key_value_heads=heads, n_routed_experts=experts, n_group=groups,
+            topk_group=pick.choice([n for n in range(1, groups + 1) if n * (experts // groups) >= shape["num_experts_per_tok"]]),
+            moe_intermediate_size=pick.choice([8, 13, 24]), n_shared_experts=pick.choice([1, 2]),
+            first_k_dense_replace=pick.choice([0, 0, 1]), norm_topk_prob=pick.random() < 0.7,
+            routed_scaling_factor=pick.choice([1.0, 2.5]), q_lora_rank=pick.choice([None, 5, 24]),
+            kv_lora_rank=pick.choice([7, 16, 130]), qk_nope_head_dim=pick.choice([3, 16, 64]),
+            qk_rope_head_dim=pick.choice([2, 8, 34]), v_head_dim=pick.choice([4, 16, 50]),
+            rope_interleave=pick.random() < 0.7, attention_bias=pick.random() < 0.3)
+        if pick.random() < 0.6:
+            shape["rope_parameters"].update(rope_type="yarn", factor=pick.choice([4.0, 40]), mscale_all_dim=pick.choice([1.0, 0.7]),
+                                            mscale=1.0, original_max_position_embeddings=16)
+        return shape, storage_of(pick, shape)
+    shape["head_dim"] = pick.choice([8, 12, 20])
+    shape[{"qwen3_moe": "num_experts"}.get(family, "num_local_experts")] = experts
+    if family == "qwen3_moe":
+        shape.update(moe_intermediate_size=pick.choice([8, 13]), norm_topk_prob=pick.random() < 0.5,
+                     mlp_only_layers=[0] if pick.random() < 0.3 else [])
+    if family == "minimax_m2":
+        shape["rotary_dim"] = shape["head_dim"] // 4 * 2
+        shape["rope_parameters"]["partial_rotary_factor"] = shape["rotary_dim"] / shape["head_dim"]
+    return shape, storage_of(pick, shape)
+
+
+def storage_of(pick, shape):
+    return dict(storage=pick.choice(["BF16", "BF16", "F32", "F16"]), own_init=False)
+
+
 DEFAULTS = {  # of the config classes: such a key may be left out
     "llama": dict(rms_norm_eps=1e-6, tie_word_embeddings=False, attention_bias=False, mlp_bias=False,
                   hidden_act="silu"),
@@ -252,13 +384,15 @@ def respell(pick, config):
     return config
 
 
-def make_checkpoint(folder, seed):
+def make_checkpoint(folder, seed, is_mixture):
     """Writes the checkpoint of that seed; returns a word on it and its prompts."""
     pick = random.Random(seed)
-    shape, storage = random_shape(pick)
+    shape, storage = random_mixture(pick) if is_mixture else random_shape(pick)
     name = f"random-{seed}"
     reference.WEIGHTS[name] = {**shape, **storage}
-    config = respell(pick, reference.make_weights(folder, name))
+    config = reference.make_weights(folder, name)
+    if not is_mixture:
+        config = respell(pick, config)
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     lengths = [1, *(pick.choice([2, 5, 9, 12, 16, 17, 33, 64, 100, 257, 700, 1500]) for _ in range(pick.randint(1, 3)))]
     prompts = [[pick.randrange(shape["vocab_size"]) for _ in range(length)] for length in lengths]
@@ -270,7 +404,7 @@ def check_random(options, workplace):
     for seed in range(options.seed, options.seed + options.count):
         folder = workplace / f"checkpoint-{seed}"
         folder.mkdir()
-        name, prompts = make_checkpoint(folder, seed)
+        name, prompts = make_checkpoint(folder, seed, options.mixtures)
         try:
             result = compare(options.program, folder, folder, prompts, workplace, options.device)
             print(row(name, result), flush=True)
@@ -370,6 +504,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--program", default=str(build), help="default: %(default)s")
     parser.add_argument("--count", type=int, default=20, help="how many random checkpoints; default 20")
+    parser.add_argument("--mixtures", action="store_true", help="random checkpoints of families with experts")
     parser.add_argument("--seed", type=int, default=1, help="of the first one; default 1")
     parser.add_argument("--keep", help="a folder for the checkpoints that fail")
     parser.add_argument("--model", nargs="+", help="folders or .gguf files to check instead; without other input, a "

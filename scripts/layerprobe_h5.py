@@ -113,6 +113,13 @@ class Run:
             raise ValueError(f"{self.path}: {name} is not complete for prompt {prompt}")
         return self._measures("statistics/per_prompt/", (self.points.index(name), prompt))
 
+    def expert_counts(self, name):
+        """Of a "...mlp:topk_indices" point of a finished run: how many rows chose each expert. None: nothing is known."""
+        if not self.is_finished or "statistics/experts/points" not in self._where:
+            return None
+        names = _strings(self._array("statistics/experts/points"))
+        return self._array("statistics/experts/counts")[names.index(name)] if name in names else None
+
     def top_k(self):
         """Of a run with /topk: ids [rows, k], logits [rows, k], texts [rows][k]."""
         ids, offsets = self._array("topk/ids"), self._array("topk/text_offsets")

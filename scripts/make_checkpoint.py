@@ -31,6 +31,14 @@ MINIMAX_M2 = dict(architectures=["MiniMaxM2ForCausalLM"], model_type="minimax_m2
                   rotary_dim=64, max_position_embeddings=196608, num_local_experts=256, num_experts_per_tok=8,
                   scoring_func="sigmoid", use_routing_bias=True, use_qk_norm=True, qk_norm_type="per_layer",
                   shared_intermediate_size=0)
+DEEPSEEK_V3 = dict(architectures=["DeepseekV3ForCausalLM"], model_type="deepseek_v3", rms_norm_eps=1e-6, rope_theta=10000,
+                   max_position_embeddings=163840, q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128,
+                   qk_rope_head_dim=64, v_head_dim=128, moe_intermediate_size=2048, n_routed_experts=256,
+                   n_shared_experts=1, num_experts_per_tok=8, n_group=8, topk_group=4, first_k_dense_replace=3,
+                   norm_topk_prob=True, routed_scaling_factor=2.5, scoring_func="sigmoid", topk_method="noaux_tc",
+                   num_nextn_predict_layers=0, rope_scaling=dict(
+                       type="yarn", factor=40, original_max_position_embeddings=4096, beta_fast=32, beta_slow=1,
+                       mscale=1.0, mscale_all_dim=1.0))
 SHAPES = {  # width, of the MLP, layers, heads, key and value heads, head_dim, vocabulary
     "tiny": (LLAMA, 64, 96, 4, 4, 2, 16, 1000),
     "llama-1b": (LLAMA, 2048, 8192, 16, 32, 8, 64, 128256),
@@ -38,6 +46,10 @@ SHAPES = {  # width, of the MLP, layers, heads, key and value heads, head_dim, v
     "minimax-m2": (MINIMAX_M2, 3072, 1536, 62, 48, 8, 128, 200064),
     "minimax-m2-4": (MINIMAX_M2, 3072, 1536, 4, 48, 8, 128, 200064),
     "minimax-m2-tiny": ({**MINIMAX_M2, "num_local_experts": 16, "rotary_dim": 8}, 128, 128, 2, 4, 2, 16, 1000),
+    "deepseek-v3": (DEEPSEEK_V3, 7168, 18432, 61, 128, 128, 192, 129280),
+    "deepseek-v3-tiny": ({**DEEPSEEK_V3, "q_lora_rank": 64, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+                          "qk_rope_head_dim": 8, "v_head_dim": 16, "moe_intermediate_size": 64, "n_routed_experts": 16,
+                          "first_k_dense_replace": 1}, 128, 128, 3, 4, 4, 24, 1000),
     "qwen2-72b": (QWEN2, 8192, 29568, 80, 64, 8, 128, 152064),
 }
 FP8 = dict(quant_method="fp8", activation_scheme="dynamic", fmt="float8_e4m3fn", weight_block_size=[128, 128],
@@ -57,8 +69,43 @@ def config_of(shape, num_layers=None, fp8=False):
             **({"quantization_config": FP8} if fp8 else {})}
 
 
-def layer_tensors(config):
-    """{name: shape} of one layer."""
+def mlp_tensors(prefix, intermediate, hidden):
+    return {f"{prefix}gate_proj.weight": (intermediate, hidden), f"{prefix}up_proj.weight": (intermediate, hidden),
+            f"{prefix}down_proj.weight": (hidden, intermediate)}
+
+
+def deepseek_v3_tensors(config, layer):
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    q_rank, kv_rank, value = config["q_lora_rank"], config["kv_lora_rank"], config["v_head_dim"]
+    plain, rotated = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    tensors = {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,),
+               "self_attn.q_a_proj.weight": (q_rank, hidden), "self_attn.q_a_layernorm.weight": (q_rank,),
+               "self_attn.q_b_proj.weight": (heads * (plain + rotated), q_rank),
+               "self_attn.kv_a_proj_with_mqa.weight": (kv_rank + rotated, hidden),
+               "self_attn.kv_a_layernorm.weight": (kv_rank,),
+               "self_attn.kv_b_proj.weight": (heads * (plain + value), kv_rank),
+               "self_attn.o_proj.weight": (hidden, heads * value)}
+    if layer < config["first_k_dense_replace"]:
+        return tensors | mlp_tensors("mlp.", config["intermediate_size"], hidden)
+    experts, width = config["n_routed_experts"], config["moe_intermediate_size"]
+    tensors |= {"mlp.gate.weight": (experts, hidden), "mlp.gate.e_score_correction_bias": (experts,)}
+    tensors |= mlp_tensors("mlp.shared_experts.", width * config["n_shared_experts"], hidden)
+    for expert in range(experts):
+        tensors |= mlp_tensors(f"mlp.experts.{expert}.", width, hidden)
+    return tensors
+
+
+def with_factors(tensors):
+    """The factors of FP8 beside the matrices that have them."""
+    return tensors | {f"{name}_scale_inv": tuple((size + 127) // 128 for size in shape)
+                      for name, shape in tensors.items() if is_fp8(name)}
+
+
+def layer_tensors(config, layer=None):
+    """{name: shape} of one layer, by default the last."""
+    if config["model_type"] == "deepseek_v3":
+        tensors = deepseek_v3_tensors(config, config["num_hidden_layers"] - 1 if layer is None else layer)
+        return with_factors(tensors) if "quantization_config" in config else tensors
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     query = config["num_attention_heads"] * config["head_dim"]
     key_value = config["num_key_value_heads"] * config["head_dim"]
@@ -79,9 +126,7 @@ def layer_tensors(config):
             tensors |= {f"{prefix}w1.weight": (intermediate, hidden), f"{prefix}w3.weight": (intermediate, hidden),
                         f"{prefix}w2.weight": (hidden, intermediate)}
     if "quantization_config" in config:
-        for name, shape in list(tensors.items()):
-            if is_fp8(name):
-                tensors[f"{name}_scale_inv"] = tuple((size + 127) // 128 for size in shape)
+        tensors = with_factors(tensors)
     if config["model_type"] == "qwen2":
         tensors |= {"self_attn.q_proj.bias": (query,), "self_attn.k_proj.bias": (key_value,),
                     "self_attn.v_proj.bias": (key_value,)}
@@ -92,8 +137,8 @@ def files_of(config):
     """{file name: {tensor name: shape}}, the layers in order and then the rest."""
     count = config["num_hidden_layers"] + 1
     names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-    layer = layer_tensors(config)
-    files = {names[i]: {f"model.layers.{i}.{name}": shape for name, shape in layer.items()} for i in range(count - 1)}
+    files = {names[i]: {f"model.layers.{i}.{name}": shape for name, shape in layer_tensors(config, i).items()}
+             for i in range(count - 1)}
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     files[names[-1]] = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,),
                         "lm_head.weight": (vocabulary, hidden)}
@@ -101,7 +146,7 @@ def files_of(config):
 
 
 def is_fp8(name):
-    return name.endswith(("_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight"))
+    return name.endswith(("_proj.weight", "_with_mqa.weight", ".w1.weight", ".w2.weight", ".w3.weight"))
 
 
 def dtype_of(name, tensors):

@@ -38,6 +38,7 @@ import capture_hf
 
 DEFAULT_OUTPUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/parity"
 LENGTHS = [1, 7, 32]
+KEPT_IN_F32 = "mlp.gate.e_score_correction_bias"  # DeepSeek-V3's, in transformers and in the files
 ROUTER_POINTS = ["model.layers.*.mlp.gate", "model.layers.*.mlp:topk_indices", "model.layers.*.mlp:topk_weights"]
 
 # ----------------------------------------------------------------------------------------------------------- weights
@@ -47,6 +48,13 @@ ROUTER_POINTS = ["model.layers.*.mlp.gate", "model.layers.*.mlp:topk_indices", "
 LLAMA = dict(model_type="llama", vocab_size=97, hidden_size=48, intermediate_size=67, num_hidden_layers=3,
              num_attention_heads=4, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-5,
              max_position_embeddings=64, rope_theta=10000.0)
+QWEN3_VL_MOE = dict(model_type="qwen3_vl_moe", vision=dict(
+    depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=2, out_hidden_size=32,
+    num_position_embeddings=4, deepstack_visual_indexes=[0]), text=dict(
+    vocab_size=61, hidden_size=32, intermediate_size=29, moe_intermediate_size=8, num_hidden_layers=3,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=12, rms_norm_eps=1e-6, max_position_embeddings=64,
+    num_experts=8, num_experts_per_tok=3, mlp_only_layers=[1], rope_parameters=dict(
+        rope_type="default", rope_theta=5e6, mrope_section=[2, 2, 2], mrope_interleaved=True)))
 WEIGHTS = {
     "llama": LLAMA,
     "llama-mha-tied": {**LLAMA, "hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 12,
@@ -112,12 +120,49 @@ WEIGHTS = {
                            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
                            rms_norm_eps=1e-6, max_position_embeddings=64, rope_theta=5e6, rotary_dim=8,
                            num_local_experts=6, num_experts_per_tok=2, fp8_block=[32, 16], f32_router=True),
+    "deepseek-v3": dict(model_type="deepseek_v3", vocab_size=61, hidden_size=40, intermediate_size=27,
+                        moe_intermediate_size=8, num_hidden_layers=3, num_attention_heads=3, num_key_value_heads=3,
+                        q_lora_rank=22, kv_lora_rank=18, qk_nope_head_dim=10, qk_rope_head_dim=6, v_head_dim=12,
+                        n_routed_experts=12, num_experts_per_tok=3, n_group=4, topk_group=2, n_shared_experts=1,
+                        first_k_dense_replace=1, routed_scaling_factor=2.5, norm_topk_prob=True, rms_norm_eps=1e-5,
+                        max_position_embeddings=64, rope_theta=1e4),
+    "deepseek-v3-top1": dict(model_type="deepseek_v3", vocab_size=53, hidden_size=22, intermediate_size=19,
+                             moe_intermediate_size=9, num_hidden_layers=2, num_attention_heads=2,
+                             num_key_value_heads=2, q_lora_rank=None, kv_lora_rank=11, qk_nope_head_dim=5,
+                             qk_rope_head_dim=8, v_head_dim=17, n_routed_experts=6, num_experts_per_tok=1, n_group=1,
+                             topk_group=1, n_shared_experts=2, first_k_dense_replace=0, routed_scaling_factor=0.7,
+                             norm_topk_prob=False, rope_interleave=False, attention_bias=True,
+                             tie_word_embeddings=True, max_position_embeddings=64, rope_theta=1e4,
+                             selection_bias=[0, 0, -9, 0, 9, 0], storage="F32", experts="batched_mm"),
+    # DeepSeek-V3's own 576 rows of latents, and heads of its value's width.
+    "deepseek-v3-latents": dict(model_type="deepseek_v3", vocab_size=31, hidden_size=16, intermediate_size=16,
+                                moe_intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+                                num_key_value_heads=1, q_lora_rank=8, kv_lora_rank=512, qk_nope_head_dim=32,
+                                qk_rope_head_dim=64, v_head_dim=32, n_routed_experts=4, num_experts_per_tok=2,
+                                n_group=2, topk_group=1, first_k_dense_replace=0, max_position_embeddings=64,
+                                rope_theta=1e4),
+    "qwen2-5-vl": dict(model_type="qwen2_5_vl", vision=dict(
+        depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=2, window_size=8, out_hidden_size=48,
+        fullatt_block_indexes=[0]), text=dict(
+        vocab_size=61, hidden_size=48, intermediate_size=43, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=64, use_sliding_window=False,
+        sliding_window=8, max_window_layers=1, rope_parameters=dict(
+            rope_type="default", rope_theta=1e6, mrope_section=[1, 1, 2]))),
+    "qwen3-vl": dict(model_type="qwen3_vl", tie_word_embeddings=True, vision=dict(
+        depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=2, out_hidden_size=40,
+        num_position_embeddings=4, deepstack_visual_indexes=[0]), text=dict(
+        vocab_size=61, hidden_size=40, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=12, rms_norm_eps=1e-6, max_position_embeddings=64, rope_parameters=dict(
+            rope_type="default", rope_theta=5e6, mrope_section=[2, 2, 2], mrope_interleaved=True))),
+    "qwen3-vl-moe": QWEN3_VL_MOE,
+    # As published: the experts' matrices the other way round than transformers 5 writes them.
+    "qwen3-vl-moe-transposed": {**QWEN3_VL_MOE, "transposed_experts": True},
     "qwen3-fp8": dict(model_type="qwen3", vocab_size=61, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
                       num_attention_heads=4, num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6,
                       max_position_embeddings=64, rope_theta=1e6, fp8_block=[128, 128],
                       not_converted=["lm_head", "model.layers.1.self_attn.k_proj"]),
 }
-STORAGE_KEYS = ("fp8_block", "not_converted", "f32_router", "selection_bias", "experts", "storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
+STORAGE_KEYS = ("transposed_experts", "fp8_block", "not_converted", "f32_router", "selection_bias", "experts", "storage", "shard_bytes", "base_export", "stale_lm_head", "own_init")
 
 # ------------------------------------------------------------------------------------------------------------- cases
 # name: (weights, change), where `change` is what differs in config.json as transformers 5 spells it (None removes a
@@ -147,13 +192,29 @@ def old_spelling(*missing, **changes):
     return change
 
 
+def flat_spelling(config):
+    """As Qwen2.5-VL is published: the decoder's keys at the top, the rotation in transformers 4's words."""
+    text = config.pop("text_config")
+    parameters = text.pop("rope_parameters")
+    text["rope_theta"] = parameters["rope_theta"]
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": parameters["mrope_section"]}
+    for key in ("model_type", "layer_types", "dtype"):
+        text.pop(key, None)
+    return {**text, **config}
+
+
 LLAMA3 = dict(factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
 # As MiniMax publishes it: no partial_rotary_factor, and keys of its own code.
 MINIMAX = dict(attn_type_list=[1, 1, 1], layernorm_full_attention_beta=1.0, layernorm_linear_attention_beta=1.0,
                layernorm_mlp_beta=1.0, mlp_intermediate_size=50, mtp_transformer_layers=1, num_mtp_modules=3,
                qk_norm_type="per_layer", scoring_func="sigmoid", shared_intermediate_size=0,
                shared_moe_mode="sigmoid", sliding_window=None, use_mtp=True, use_qk_norm=True, use_routing_bias=True)
+# As DeepSeek publishes it: keys of its own code, num_key_value_heads and no head_dim.
+DEEPSEEK = dict(aux_loss_alpha=0.001, ep_size=1, moe_layer_freq=1, num_nextn_predict_layers=1, pretraining_tp=1,
+                scoring_func="sigmoid", seq_aux=True, topk_method="noaux_tc")
 YARN = dict(factor=4.0, original_max_position_embeddings=16)
+DEEPSEEK_YARN = dict(factor=4.0, original_max_position_embeddings=16, beta_fast=32, beta_slow=1, mscale=1.0,
+                     mscale_all_dim=1.0)
 LONGROPE = dict(short_factor=[1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0],
                 long_factor=[1.0, 1.3, 1.9, 2.7, 3.4, 4.0, 5.5, 7.0])
 
@@ -223,14 +284,31 @@ CASES = {
     "minimax-m2-as-published": ("minimax-m2", old_spelling("rope_scaling", rotary_dim=12, **MINIMAX)),
     "minimax-m2-skewed": ("minimax-m2-skewed", {}),
     "minimax-m2-fp8": ("minimax-m2-fp8", old_spelling("rope_scaling", rotary_dim=8)),
+    "deepseek-v3": ("deepseek-v3", {}),
+    "deepseek-v3-yarn": ("deepseek-v3", rope("yarn", **DEEPSEEK_YARN)),
+    "deepseek-v3-as-published": ("deepseek-v3", [rope("yarn", **DEEPSEEK_YARN), old_spelling(
+        "rope_interleave", **DEEPSEEK)]),
+    "deepseek-v3-top1-f32": ("deepseek-v3-top1", {}),
+    "deepseek-v3-latents": ("deepseek-v3-latents", rope("yarn", **DEEPSEEK_YARN)),
+    "qwen2-5-vl": ("qwen2-5-vl", {}),
+    "qwen2-5-vl-flat": ("qwen2-5-vl", flat_spelling),
+    "qwen3-vl-tied": ("qwen3-vl", {}),
+    "qwen3-vl-moe": ("qwen3-vl-moe", {}),
+    "qwen3-vl-moe-as-published": ("qwen3-vl-moe-transposed", {}),
     "qwen3-fp8": ("qwen3-fp8", {}),
 }
+# Cases whose reference.h5 holds values inside a layer too: of float32, whose errors do not hang on a few roundings.
+INSIDE = {"deepseek-v3": [f"model.layers.1.{module}" for module in (
+    "self_attn", "self_attn.q_a_layernorm", "self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa",
+    "self_attn.kv_a_layernorm", "self_attn.kv_b_proj", "self_attn.o_proj:input", "mlp", "mlp.experts",
+    "mlp.shared_experts", "mlp.shared_experts.act_fn")]}
 # One model in two spellings: transformers must read them alike, and the reference is the other's, by a link.
 SAME_AS = {"llama-old-spelling": "llama-gqa", "llama-rope-linear-old": "llama-rope-linear",
            "llama-rope-dynamic-old": "llama-rope-dynamic", "llama-rope-llama3-old": "llama-rope-llama3",
            "llama-rope-yarn-old": "llama-rope-yarn", "mistral-window-old": "mistral-window",
            "qwen2-window-old": "qwen2-window-on-last-layers", "mixtral-old-spelling": "mixtral-gqa",
-           "minimax-m2-as-published": "minimax-m2"}
+           "minimax-m2-as-published": "minimax-m2", "qwen2-5-vl-flat": "qwen2-5-vl",
+           "deepseek-v3-as-published": "deepseek-v3-yarn"}
 
 
 def random_weights(model, seed, selection_bias=None):
@@ -248,7 +326,7 @@ def random_weights(model, seed, selection_bias=None):
             values *= {"qwen2": {"k_proj": 10.0, "q_proj": 1.0}}.get(family, {}).get(name.split(".")[-2], 0.3)
         elif name.endswith("embed_tokens.weight"):
             pass
-        elif name.endswith(("q_proj.weight", "k_proj.weight")):
+        elif name.endswith(("q_proj.weight", "k_proj.weight", "q_b_proj.weight")):
             values *= 1.3 / parameter.shape[1] ** 0.5
         elif name.endswith("mlp.gate.weight"):
             values *= 2.0 / parameter.shape[1] ** 0.5  # choices that are clear, most of them
@@ -268,19 +346,28 @@ def make_weights(folder, name):
     shape = {key: value for key, value in WEIGHTS[name].items() if key not in STORAGE_KEYS}
     storage = WEIGHTS[name].get("storage", "BF16")
     dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[storage]
-    config = transformers.AutoConfig.for_model(**shape)
+    config = transformers.AutoConfig.for_model(**{
+        {"text": "text_config", "vision": "vision_config"}.get(key, key): value for key, value in shape.items()})
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    kind = transformers.AutoModelForImageTextToText if "vision" in shape else transformers.AutoModelForCausalLM
+    model = kind.from_config(config, dtype=torch.float32)
     if not WEIGHTS[name].get("own_init"):
         random_weights(model, seed, WEIGHTS[name].get("selection_bias"))
+    kept = {path: buffer.clone() for path, buffer in model.named_buffers() if path.endswith(KEPT_IN_F32)}
     model = model.to(dtype)
+    for path, buffer in kept.items():
+        model.get_submodule(path.rpartition(".")[0]).e_score_correction_bias = buffer
     saved = model.model if WEIGHTS[name].get("base_export") else model
     saved.save_pretrained(folder, max_shard_size=WEIGHTS[name].get("shard_bytes", "1GB"))
     pathlib.Path(folder, "generation_config.json").unlink(missing_ok=True)
     if WEIGHTS[name].get("stale_lm_head"):
         state = {key: value.clone() for key, value in model.state_dict().items()}
         state["lm_head.weight"] = torch.full_like(state["lm_head.weight"], 1e4)
+        save_file(state, pathlib.Path(folder, "model.safetensors"), metadata={"format": "pt"})
+    if WEIGHTS[name].get("transposed_experts"):
+        state = {key: value.transpose(1, 2).contiguous() if ".experts." in key else value
+                 for key, value in load_file(pathlib.Path(folder, "model.safetensors")).items()}
         save_file(state, pathlib.Path(folder, "model.safetensors"), metadata={"format": "pt"})
     if "fp8_block" in WEIGHTS[name]:
         make_fp8(pathlib.Path(folder), **{key: WEIGHTS[name][key] for key in ("fp8_block", "not_converted", "f32_router")
@@ -392,10 +479,15 @@ def tensor_names(folder):
 
 def make_reference(folder, experts_implementation):
     """Adds what transformers computes; returns its bfloat16 error at each point, relative to the float32 values."""
-    prompts = prompts_of(folder.name, json.loads((folder / "config.json").read_text())["vocab_size"])
+    vocab_size = transformers.AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+    prompts = prompts_of(folder.name, vocab_size)
     (folder / "input_ids.json").write_text(json.dumps(prompts) + "\n")
     has_experts = any(".experts." in name for name in tensor_names(folder))
     points = {"patterns": ["model.embed_tokens", "model.layers.*", "model.norm", *ROUTER_POINTS]} if has_experts else {}
+    if has_experts and "vision_config" in json.loads((folder / "config.json").read_text()):
+        points["patterns"] = [name.replace("model.", "model.language_model.") for name in points["patterns"]]
+    if folder.name in INSIDE:
+        points["patterns"] += INSIDE[folder.name]
     points["experts_implementation"] = experts_implementation
     with tempfile.TemporaryDirectory() as workplace:
         is_fp8 = "quantization_config" in json.loads((folder / "config.json").read_text())
@@ -406,6 +498,8 @@ def make_reference(folder, experts_implementation):
         runs = {"bfloat16": capture_hf.capture_to_memory(folder, prompts, torch.bfloat16, **points)}
         if not is_fp8:
             runs["float16"] = capture_hf.capture_to_memory(folder, prompts, torch.float16, **points)
+    for name in INSIDE.get(folder.name, []):
+        del truth[name]
     errors = {name: squared_errors(run, truth, prompts, has_experts) for name, run in runs.items()}
     (folder / "errors.json").write_text(json.dumps(errors, indent=None if has_experts else 1) + "\n")
     if has_experts:
@@ -429,9 +523,9 @@ def link_reference(folder, other):
 
 
 def resolved(folder):
-    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
-    for key in ("transformers_version", "_name_or_path", "architectures", "rope_theta", "rope_scaling", "rotary_dim",
-                "partial_rotary_factor", *MINIMAX):
+    config = transformers.AutoConfig.from_pretrained(folder).get_text_config().to_dict()
+    for key in ("transformers_version", "_name_or_path", "architectures", "dtype", "rope_theta", "rope_scaling",
+                "rotary_dim", "partial_rotary_factor", *MINIMAX, *DEEPSEEK):
         config.pop(key, None)
     config["rope_parameters"].pop("type", None)
     return config

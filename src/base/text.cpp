@@ -40,6 +40,13 @@ std::string join(std::span<const std::string> items, std::string_view separator)
   return out;
 }
 
+std::string listed(std::span<const std::string> items, std::size_t most) {
+  const std::size_t shown = std::min(items.size(), most);
+  std::string out = join(items.first(shown), ", ");
+  if (items.size() > shown) out += text(" and ", items.size() - shown, " more");
+  return out;
+}
+
 std::vector<std::string> split(std::string_view text, char separator) {
   std::vector<std::string> pieces;
   for (;;) {

@@ -23,6 +23,9 @@ std::string shape_text(std::span<const std::int64_t> shape);
 /// `items` with `separator` between them.
 std::string join(std::span<const std::string> items, std::string_view separator);
 
+/// The first `most` of `items` and how many there are beside: "a, b and 7 more".
+std::string listed(std::span<const std::string> items, std::size_t most);
+
 /// `text` cut at every `separator`; "" gives one empty piece.
 std::vector<std::string> split(std::string_view text, char separator);
 

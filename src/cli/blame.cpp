@@ -49,9 +49,10 @@ bool is_stored(const store::Reader& reference, const std::string& name) {
   return false;
 }
 
-bool has_input_of(const store::Reader& reference, int layer) {
-  return is_stored(reference, text("model.layers.", layer, ":input")) ||
-         is_stored(reference, layer == 0 ? std::string("model.embed_tokens") : text("model.layers.", layer - 1));
+bool has_input_of(const store::Reader& reference, const model::ModelConfig& config, int layer) {
+  return is_stored(reference, model::layer_point_name(config, layer, ":input")) ||
+         is_stored(reference,
+                   layer == 0 ? config.decoder + ".embed_tokens" : model::layer_point_name(config, layer - 1, ""));
 }
 
 std::string layers_text(const std::vector<int>& layers) {
@@ -91,13 +92,13 @@ Blame blame_layers(const store::Reader& reference, const runtime::RunOptions& op
     progress(static_cast<double>(i) / static_cast<double>(config.num_hidden_layers));
     std::vector<std::string> points;
     for (const model::LayerPoint& point : model::layer_points(config, i, Dtype::bf16)) {  // for their names
-      const std::string name = model::layer_point_name(i, point.suffix);
+      const std::string name = model::layer_point_name(config, i, point.suffix);
       if (point.suffix != ":input" && point.suffix != ".input_layernorm:input" && is_stored(reference, name)) {
         points.push_back(name);
       }
     }
     if (points.empty()) continue;
-    if (!has_input_of(reference, layer)) {
+    if (!has_input_of(reference, config, layer)) {
       blame.skipped.push_back(text("layer ", layer, ": the reference does not have what entered it"));
       continue;
     }

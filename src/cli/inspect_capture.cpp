@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <iostream>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <variant>
@@ -138,6 +139,32 @@ void print_points(const store::Reader& reader) {
   }
 }
 
+/// How evenly each router deals its tokens.
+std::optional<Table> experts_table(const store::Reader& reader) {
+  Table table({{.name = "chosen by", .align = Table::Align::left},
+               {.name = "experts"},
+               {.name = "choices"},
+               {.name = "never chosen"},
+               {.name = "fewest"},
+               {.name = "median"},
+               {.name = "most"},
+               {.name = "most chosen"}});
+  bool is_empty = true;
+  for (std::size_t i = 0; i < reader.points().size(); ++i) {
+    const std::vector<std::int64_t> counts = reader.expert_counts(i);
+    if (counts.empty()) continue;
+    is_empty = false;
+    const auto most = std::max_element(counts.begin(), counts.end());
+    std::vector<std::int64_t> sorted = counts;
+    std::sort(sorted.begin(), sorted.end());
+    table.add_row({reader.points()[i].point.name, text(counts.size()),
+                   text(std::accumulate(counts.begin(), counts.end(), std::int64_t{0})),
+                   text(std::count(counts.begin(), counts.end(), 0)), text(sorted.front()),
+                   text(sorted[sorted.size() / 2]), text(*most), text("expert ", most - counts.begin())});
+  }
+  return is_empty ? std::nullopt : std::optional(table);
+}
+
 void print_top_k(const store::Reader& reader, const store::Reader::TopK& top_k) {
   if (top_k.k == 0) return;
   Table table({{.name = "token", .align = Table::Align::left},
@@ -190,6 +217,11 @@ Json json_of(const store::Reader& reader, std::size_t point) {
   out.set("stored", each.stored);
   out.set("num_complete_prompts", num_complete_prompts(reader, point));
   out.set("statistics", std::move(statistics));
+  if (const std::vector<std::int64_t> counts = reader.expert_counts(point); !counts.empty()) {
+    Json of_experts = Json::Array{};
+    for (const std::int64_t count : counts) of_experts.push(count);
+    out.set("expert_counts", std::move(of_experts));
+  }
   return out;
 }
 
@@ -224,8 +256,10 @@ void inspect_capture(const std::filesystem::path& path, bool json) {
     return;
   }
   const store::Reader::TopK top_k = reader.top_k();  // before anything is printed: it may be damaged
+  const std::optional<Table> experts = experts_table(reader);
   print_header(reader);
   print_points(reader);
+  if (experts) std::cout << "\n" << *experts;
   print_top_k(reader, top_k);
 }
 

@@ -247,15 +247,17 @@ void print(const Checkpoint& checkpoint, bool all_tensors) {
             << "hash: " << checkpoint.hash() << "\n\n";
   Table config({{.name = "config", .align = Table::Align::left}, {.name = "value", .align = Table::Align::left}});
   for (const char* key : kShownKeys) {
-    const Json* value = decoder_config(checkpoint).find(key);
-    if (value == nullptr) value = checkpoint.config().find(key);
+    // What stands at the top goes before what its decoder says of itself: how read_config takes it.
+    const Json* value = checkpoint.config().find(key);
+    if (value == nullptr) value = decoder_config(checkpoint).find(key);
     if (value == nullptr || value->is_null()) continue;
     config.add_row({key, value->is_string() ? value->string() : value->dump()});
   }
   std::cout << config << "\n";
   for (const auto& [what, names] :
        {std::pair("keys of the config", &support.unused_keys), std::pair("tensors", &support.unused_tensors)}) {
-    if (!names->empty()) std::cout << what << " not used: " << printable(join(*names, ", ")) << "\n\n";
+    constexpr std::size_t kNames = 30;  // --json has all
+    if (!names->empty()) std::cout << what << " not used: " << printable(listed(*names, kNames)) << "\n\n";
   }
   Table storages({{.name = "storage", .align = Table::Align::left},
                   {.name = "tensors"},

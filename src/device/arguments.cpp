@@ -201,8 +201,10 @@ void check(const Ops::Rope& args) {
   require_same_shape(kOperation, sin, cos);
   require(args.cos.rows == args.x.rows, kOperation, cos, x);
   require_same_dtype(kOperation, cos, x);
-  if (args.head_dim <= 0 || args.x.columns % args.head_dim != 0 || 2 * args.cos.columns > args.head_dim) {
-    refuse(kOperation, text("head_dim is ", args.head_dim, " where ", described(x), " and ", described(cos)));
+  if (args.head_dim <= 0 || args.x.columns % args.head_dim != 0 || args.first < 0 ||
+      args.first + 2 * args.cos.columns > args.head_dim) {
+    refuse(kOperation, text("head_dim is ", args.head_dim, " where ", described(x), " and ", described(cos),
+                            args.first != 0 ? text(", from column ", args.first) : ""));
   }
 }
 
@@ -211,18 +213,38 @@ void check(const Ops::Attention& args) {
   const Named out{"out", args.out}, query{"query_states", args.query_states};
   const Named key{"key_states", args.key_states}, value{"value_states", args.value_states};
   for (const Named& named : {out, query, key, value}) check_tensor(kOperation, named.name, named.tensor);
-  require_same_shape(kOperation, out, query);
-  require_same_shape(kOperation, value, key);
+  require(args.out.rows == args.query_states.rows, kOperation, out, query);
+  require(args.value_states.rows == args.key_states.rows, kOperation, value, key);
   require(args.key_states.rows == args.query_states.rows, kOperation, key, query);
-  require_same_dtype(kOperation, key, query);
+  for (const Named& named : {key, value, out}) require_same_dtype(kOperation, named, query);
   const std::int64_t head_dim = args.head_dim;
   if (head_dim <= 0 || args.query_states.columns % head_dim != 0 || args.key_states.columns % head_dim != 0 ||
       args.query_states.columns % args.key_states.columns != 0) {
     refuse(kOperation, text("head_dim is ", head_dim, " where ", described(query), " and ", described(key)));
   }
+  require(args.value_states.columns % args.num_key_value_heads() == 0, kOperation, value, key);
+  require(args.out.columns == args.num_heads() * args.value_head_dim(), kOperation, out, value);
   require_prompts(kOperation, "cu_seqlens", args.cu_seqlens, query, true);
   if (!(args.scaling > 0) || !std::isfinite(args.scaling)) refuse(kOperation, text("scaling is ", args.scaling));
   if (args.sliding_window < 0) refuse(kOperation, text("sliding_window is ", args.sliding_window));
+}
+
+void check(const Ops::ExpandKeyValues& args) {
+  constexpr const char* kOperation = "expand_key_values";
+  const Named key{"key_states", args.key_states}, value{"value_states", args.value_states};
+  const Named kv{"kv", args.kv}, k_rot{"k_rot", args.k_rot};
+  for (const Named& named : {key, value, kv, k_rot}) {
+    check_tensor(kOperation, named.name, named.tensor);
+    require(named.tensor.rows == args.kv.rows, kOperation, named, kv);
+    require_same_dtype(kOperation, named, kv);
+  }
+  const std::int64_t heads = args.num_heads;
+  if (heads <= 0 || args.key_states.columns % heads != 0 || args.value_states.columns % heads != 0 ||
+      args.key_states.columns <= heads * args.k_rot.columns ||
+      args.key_states.columns + args.value_states.columns != args.kv.columns + heads * args.k_rot.columns) {
+    refuse(kOperation, text("num_heads is ", heads, " where ", described(key), ", ", described(value), ", ",
+                            described(kv), " and ", described(k_rot)));
+  }
 }
 
 void check(const Ops::SiluMul& args) {
@@ -266,6 +288,13 @@ void check(const Ops::RouteTokens& args) {
   require(args.router_logits.rows == args.topk_indices.rows && args.topk_indices.columns <= args.router_logits.columns,
           kOperation, indices, logits);
   require(args.topk_weights.dtype == weights_dtype(args.router_logits.dtype), kOperation, weights, logits);
+  const std::int64_t num_experts = args.router_logits.columns;
+  if (args.num_groups < 1 || num_experts % args.num_groups != 0 || args.topk_groups < 1 ||
+      args.topk_groups > args.num_groups || (args.num_groups > 1 && num_experts / args.num_groups < 2) ||
+      args.topk_groups * (num_experts / args.num_groups) < args.topk_indices.columns) {
+    refuse(kOperation, text("the best of ", args.topk_groups, " of ", args.num_groups, " groups where ",
+                            described(indices), " and ", described(logits)));
+  }
   if (args.selection_bias.data == nullptr) return;
   require(args.selection_bias.rows == 1 && args.selection_bias.columns == args.router_logits.columns, kOperation, bias,
           logits);

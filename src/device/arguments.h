@@ -21,6 +21,7 @@ void check(const Ops::RmsNorm& args);
 void check(const Ops::AddRmsNorm& args);
 void check(const Ops::Rope& args);
 void check(const Ops::Attention& args);
+void check(const Ops::ExpandKeyValues& args);
 void check(const Ops::SiluMul& args);
 void check(const Ops::Add& args);
 void check(const Ops::AppendStatistics& args);

@@ -280,22 +280,31 @@ class Ops {
     Tensor cos;  // [num_tokens, rotary_dim / 2]
     Tensor sin;  // [num_tokens, rotary_dim / 2]
     std::int64_t head_dim;
+    std::int64_t first = 0;    // of a head's columns that are rotated
+    bool interleaved = false;  // a pair is two neighbours
   };
-  /// In each head, with d = rotary_dim (of cos) and j < d / 2, lo = x[j], hi = x[j + d / 2]:
-  ///   x[j]         = rounded(rounded(lo * cos[j]) - rounded(hi * sin[j]))
-  ///   x[j + d / 2] = rounded(rounded(hi * cos[j]) + rounded(lo * sin[j]))
-  /// Columns d .. head_dim stay. Source: apply_rotary_pos_emb in transformers' modeling_llama.py.
+  /// In each head, with d = rotary_dim (of cos) and j < d / 2, lo = x[first + j], hi = x[first + j + d / 2]
+  /// (`interleaved`: x[first + 2j] and x[first + 2j + 1]):
+  ///   lo becomes rounded(rounded(lo * cos[j]) - rounded(hi * sin[j]))
+  ///   hi becomes rounded(rounded(hi * cos[j]) + rounded(lo * sin[j]))
+  /// The other columns stay. Source: apply_rotary_pos_emb in transformers' modeling_llama.py; for interleaved pairs
+  /// apply_rotary_pos_emb_interleave in modeling_deepseek_v3.py, which leaves each head's rotated columns in another
+  /// order.
   virtual void rope(const Rope& args) = 0;
 
   struct Attention {
-    Tensor out;                                // [num_tokens, num_heads * head_dim]; overlaps no input
+    Tensor out;                                // [num_tokens, num_heads * value_head_dim]; overlaps no input
     Tensor query_states;                       // [num_tokens, num_heads * head_dim]
     Tensor key_states;                         // [num_tokens, num_key_value_heads * head_dim]
-    Tensor value_states;                       // [num_tokens, num_key_value_heads * head_dim]
+    Tensor value_states;                       // [num_tokens, num_key_value_heads * value_head_dim]
     std::span<const std::int64_t> cu_seqlens;  // [num_prompts + 1], on the host; begins with 0, ends with num_tokens
     std::int64_t head_dim;
     double scaling;               // of the scores, before the softmax: head_dim^-0.5
     std::int64_t sliding_window;  // a token sees the last sliding_window tokens, itself included; 0: all before it
+
+    std::int64_t num_heads() const { return query_states.columns / head_dim; }
+    std::int64_t num_key_value_heads() const { return key_states.columns / head_dim; }
+    std::int64_t value_head_dim() const { return value_states.columns / num_key_value_heads(); }
   };
   /// Causal softmax attention of each prompt by itself; query head h reads key and value head
   /// h / (num_heads / num_key_value_heads). Scores, maximum and sum in f32 (f64). In f16 and bf16 the exponentials are
@@ -303,6 +312,17 @@ class Ops {
   /// Never holds a [num_tokens, num_tokens] matrix. Source: scaled_dot_product_attention in torch; Dao 2023,
   /// arXiv:2307.08691.
   virtual void attention(const Attention& args) = 0;
+
+  struct ExpandKeyValues {
+    Tensor key_states;    // [num_tokens, num_heads * (qk_nope_head_dim + qk_rope_head_dim)]; overlaps no input
+    Tensor value_states;  // [num_tokens, num_heads * v_head_dim]; overlaps no input
+    Tensor kv;            // [num_tokens, num_heads * (qk_nope_head_dim + v_head_dim)]
+    Tensor k_rot;         // [num_tokens, qk_rope_head_dim]
+    std::int64_t num_heads;
+  };
+  /// A head's key is the first qk_nope_head_dim columns of its part of kv and then k_rot, which all heads share; its
+  /// value the other v_head_dim. Source: expand_kv of DeepseekV3Attention in transformers.
+  virtual void expand_key_values(const ExpandKeyValues& args) = 0;
 
   struct SiluMul {
     Tensor out;   // [num_tokens, intermediate_size]; may be gate or up
@@ -336,16 +356,22 @@ class Ops {
     Tensor router_logits;   // [num_tokens, num_experts]
     Tensor selection_bias;  // [1, num_experts], of the dtype of topk_weights; or without data
     Scores scores;
-    bool normalizes;      // norm_topk_prob
-    bool rounds_weights;  // to the dtype of router_logits
+    bool normalizes;               // norm_topk_prob
+    bool rounds_weights;           // to the dtype of router_logits
+    std::int64_t num_groups = 1;   // n_group, of as many experts each
+    std::int64_t topk_groups = 1;  // topk_group: of so many groups experts are chosen
+    double divisor_epsilon = 0;    // added to the sum that weights are divided by
+    double scaling_factor = 1;     // of the weights, after that
   };
   /// Chooses the experts of each token, and how much each counts, in f32 (f64 where router_logits are):
   ///   s[e] = exp(z[e] - max z) / sum over e' of exp(z[e'] - max z), or 1 / (1 + exp(-z[e])), of the logits z
   ///   topk_indices[t, :] = those with the largest s[e] + selection_bias[e], by falling sum; the lower first among
   ///                        equals, a NaN before all numbers
-  ///   w[j] = s[topk_indices[t, j]], divided by their sum over j (in order, from 0) if `normalizes`, and rounded if
-  ///          `rounds_weights`
-  /// Source: MixtralTopKRouter, Qwen3MoeTopKRouter and MiniMaxM2TopKRouter in transformers.
+  ///   w[j] = s[topk_indices[t, j]], divided by their sum over j (in order, from 0) + divisor_epsilon if `normalizes`,
+  ///          times scaling_factor, and rounded if `rounds_weights`
+  /// With several groups, of which group g has the experts [g, g + 1) * num_experts / num_groups, experts are chosen of
+  /// the topk_groups groups whose two largest s[e] + selection_bias[e] have the largest sum, in the same order.
+  /// Source: MixtralTopKRouter, Qwen3MoeTopKRouter, MiniMaxM2TopKRouter and DeepseekV3TopkRouter in transformers.
   virtual void route_tokens(const RouteTokens& args) = 0;
 
   struct GroupByExpert {

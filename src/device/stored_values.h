@@ -36,6 +36,8 @@ struct StoredValues {
   /// the order 0, head_dim / 2, 1, head_dim / 2 + 1, ...: a GGUF's q and k projections.
   std::int64_t interleaved_heads = 0;
   std::optional<BlockScales> scales = std::nullopt;
+  /// The values are what read_values gives and nothing that a device could make of the file's bytes by itself.
+  bool only_read_values = false;
   /// All values, in order and converted to `dtype`, to `out`: for a device whose memory the host's processors fill.
   /// Called by the thread that queues the load. Conversion is to nearest, ties to even, through f32, or directly from
   /// F64 and integers to f64; the same dtype keeps its bits.

@@ -54,13 +54,18 @@ struct Architecture {
     std::int64_t num_experts_per_tok;
     std::int64_t moe_intermediate_size;  // 0: no such key, intermediate_size is an expert's
     bool has_dense_layers;               // mlp_only_layers and decoder_sparse_step say which
-    bool has_norm_topk_prob_key;         // false by default; without the key weights are always normalised
+    bool has_norm_topk_prob_key;         // by default as in `router`; without the key weights are always normalised
     ExpertNames names;
-    Router router;
+    Router router;                            // its n_group and the like are defaults of the keys where they are not 1
+    std::int64_t n_shared_experts = 0;        // default of the key; 0: no such key
+    std::int64_t first_k_dense_replace = -1;  // the same, -1: those layers are dense
   };
   std::optional<Experts> experts = std::nullopt;
+  std::optional<LatentAttention> latent = std::nullopt;  // defaults of its keys; head_dim is no key then
   /// Only the first dimensions of a head are rotated: rotary_dim or partial_rotary_factor says how many, and must.
   bool rotates_part = false;
+  /// A decoder beside a vision tower, which is not run: its keys may be in text_config.
+  bool is_vision_language = false;
   /// Keys that say what the family is, with the only value that has this math.
   std::span<const FixedKey> fixed_keys = {};
 };

@@ -142,10 +142,10 @@ void refuse_other_math(ConfigReader& reader) {
 
 /// Keys of the rotation's dictionary that nobody asked for: an error unless they are without effect for this type.
 void refuse_unknown_rope_keys(const ConfigReader& rope, const std::string& rope_type) {
-  static constexpr std::array<std::string_view, 13> kOfOtherTypes = {
-      "finetuned",        "attention_factor", "beta_fast",       "beta_slow", "factor",
-      "high_freq_factor", "long_factor",      "low_freq_factor", "mscale",    "truncate",
-      "mscale_all_dim",   "mrope_section",    "short_factor"};
+  static constexpr std::array<std::string_view, 14> kOfOtherTypes = {
+      "finetuned",        "attention_factor", "beta_fast",       "beta_slow",        "factor",
+      "high_freq_factor", "long_factor",      "low_freq_factor", "mscale",           "truncate",
+      "mscale_all_dim",   "mrope_section",    "short_factor",    "mrope_interleaved"};
   for (const auto* member : rope.unread()) {
     const auto& [key, value] = *member;
     if (says_no(value)) continue;
@@ -199,7 +199,9 @@ void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t rotary
 
 /// Of each head: all of it, but for families that rotate a part and say which.
 std::int64_t read_rotary_dim(ConfigReader& reader, ConfigReader& rope, const Architecture& family,
-                             std::int64_t head_dim) {
+                             const ModelConfig& config) {
+  const std::int64_t head_dim = config.head_dim;
+  if (config.latent) return config.latent->qk_rope_head_dim;
   if (!family.rotates_part) return head_dim;
   const double top_level = reader.number("partial_rotary_factor", 0, 0);
   const double factor = rope.number("partial_rotary_factor", top_level, 0);
@@ -243,7 +245,7 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, const A
   }
   const double top_level_theta = reader.number("rope_theta", family.rope_theta, 0);
   out.rope_theta = rope.number("rope_theta", top_level_theta, 0);
-  config.rotary_dim = read_rotary_dim(reader, rope, family, config.head_dim);
+  config.rotary_dim = read_rotary_dim(reader, rope, family, config);
   const double top_level_partial = reader.number("partial_rotary_factor", 1.0, 0);
   out.partial_rotary_factor = rope.number("partial_rotary_factor", top_level_partial, 0);
   const bool may_be_partial = out.rope_type == "proportional" || family.rotates_part;
@@ -251,10 +253,16 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, const A
     throw rope.refuse("partial_rotary_factor", text("is ", out.partial_rotary_factor, "; with rope_type \"",
                                                     out.rope_type, "\" this family rotates whole heads"));
   }
-  if (family.rotates_part && out.rope_type == "proportional") {
+  if ((family.rotates_part || config.latent) && out.rope_type == "proportional") {
     throw rope.refuse("rope_type", text("is \"proportional\", which ", family.model_type, " does not have here"));
   }
   read_rope_type(rope, out, config.rotary_dim);
+  if (config.latent && out.rope_type != "default") {  // it scales the attention of every such type
+    out.mscale_all_dim = rope.optional_number("mscale_all_dim");
+    if (out.mscale_all_dim.value_or(0) != 0 && !out.factor) {
+      throw rope.refuse("factor", "is missing; mscale_all_dim needs it");
+    }
+  }
   // A top-level value wins; types that have no use for it may carry it.
   const double in_dictionary = rope.number("original_max_position_embeddings", max_position_embeddings, 0);
   out.original_max_position_embeddings = reader.number("original_max_position_embeddings", in_dictionary, 0);
@@ -324,6 +332,32 @@ std::optional<Dtype> read_dtype(ConfigReader& reader) {
   return dtype;
 }
 
+/// The keys of latent attention in place of head_dim, which transformers overwrites.
+void read_latent(ConfigReader& reader, const LatentAttention& otherwise, ModelConfig& out) {
+  LatentAttention latent;
+  if (!reader.is_null("q_lora_rank")) {
+    latent.q_lora_rank = reader.integer("q_lora_rank", otherwise.q_lora_rank, 1, kMaxWidth);
+  }
+  latent.kv_lora_rank = reader.integer("kv_lora_rank", otherwise.kv_lora_rank, 1, kMaxWidth);
+  latent.qk_nope_head_dim = reader.integer("qk_nope_head_dim", otherwise.qk_nope_head_dim, 1, 32'768);
+  latent.qk_rope_head_dim = reader.integer("qk_rope_head_dim", otherwise.qk_rope_head_dim, 2, 32'768);
+  latent.v_head_dim = reader.integer("v_head_dim", otherwise.v_head_dim, 1, 65'536);
+  latent.rope_interleave = reader.boolean("rope_interleave", !reader.is_null("rope_interleave"));
+  if (latent.qk_rope_head_dim % 2 != 0) {
+    throw reader.refuse("qk_rope_head_dim", text("is ", latent.qk_rope_head_dim, "; the rotation needs an even one"));
+  }
+  if (out.num_key_value_heads != out.num_attention_heads) {
+    throw reader.refuse("num_key_value_heads", text("is ", out.num_key_value_heads, "; with latent attention it is ",
+                                                    "num_attention_heads = ", out.num_attention_heads));
+  }
+  for (const char* overwritten : {"head_dim", "qk_head_dim"}) reader.find(overwritten);
+  out.head_dim = latent.qk_nope_head_dim + latent.qk_rope_head_dim;
+  out.num_mtp_layers = reader.integer("num_nextn_predict_layers", 1, 0, 1000);
+  out.num_mtp_layers = reader.integer("num_mtp_layers", out.num_mtp_layers, 0, 1000);
+  out.latent = latent;
+  if (out.attention_size() > kMaxWidth) throw reader.refuse("num_attention_heads", "times v_head_dim is out of range");
+}
+
 void read_shapes(ConfigReader& reader, const Architecture& family, ModelConfig& out) {
   out.vocab_size = reader.integer("vocab_size", family.vocab_size, 1, INT64_C(1) << 31);
   out.hidden_size = reader.integer("hidden_size", family.hidden_size, 1, kMaxWidth);
@@ -335,7 +369,11 @@ void read_shapes(ConfigReader& reader, const Architecture& family, ModelConfig& 
       "num_key_value_heads", as_many ? out.num_attention_heads : family.num_key_value_heads, 1, kMaxWidth);
   const bool from_hidden_size = family.head_dim == 0 || reader.is_null("head_dim");
   const std::int64_t quotient = std::max<std::int64_t>(out.hidden_size / out.num_attention_heads, 1);
-  out.head_dim = reader.integer("head_dim", from_hidden_size ? quotient : family.head_dim, 1, 65'536);
+  if (family.latent) {
+    read_latent(reader, *family.latent, out);
+  } else {
+    out.head_dim = reader.integer("head_dim", from_hidden_size ? quotient : family.head_dim, 1, 65'536);
+  }
   out.max_position_embeddings =
       reader.integer("max_position_embeddings", family.max_position_embeddings, 1, INT64_C(1) << 40);
   out.rms_norm_eps = reader.number("rms_norm_eps", family.rms_norm_eps, -1e-300);
@@ -346,7 +384,7 @@ void read_shapes(ConfigReader& reader, const Architecture& family, ModelConfig& 
                         text("is ", out.num_key_value_heads,
                              ", which does not divide num_attention_heads = ", out.num_attention_heads));
   }
-  if (out.head_dim % 2 != 0) {
+  if (out.head_dim % 2 != 0 && !out.latent) {
     throw reader.refuse("head_dim", text("is ", out.head_dim,
                                          " (hidden_size / num_attention_heads where the key is absent); the rotation "
                                          "needs an even one"));
@@ -374,12 +412,18 @@ bool ModelConfig::has_dense_layers() const {
   return !experts || std::ranges::find(experts->in_layer, false) != experts->in_layer.end();
 }
 
+std::int64_t ModelConfig::qkv_size() const {
+  if (!latent) return query_size() + 2 * key_value_size();
+  const std::int64_t query = latent->q_lora_rank > 0 ? latent->q_lora_rank : query_size();
+  return query + latent->kv_lora_rank + latent->qk_rope_head_dim;
+}
+
 ModelConfig read_config(const Json& config, const std::string& where) {
-  ConfigReader reader(config, where);
+  ConfigReader top(config, where);
   ModelConfig out;
-  out.model_type = reader.string("model_type", "");
+  out.model_type = top.string("model_type", "");
   // Early config.json of MiniMax-M2 say "minimax", which is another family's name.
-  const Json* classes = reader.find("architectures");
+  const Json* classes = top.find("architectures");
   if (out.model_type == "minimax" && classes != nullptr && classes->dump() == "[\"MiniMaxM2ForCausalLM\"]") {
     out.model_type = "minimax_m2";
   }
@@ -392,9 +436,25 @@ ModelConfig read_config(const Json& config, const std::string& where) {
                                                 : text("model_type \"", out.model_type, "\" is not supported"),
                  .fix = text("supported are ", join(supported, ", "))});
   }
+  const Json* const text_config = family->is_vision_language ? top.find("text_config") : nullptr;
+  std::optional<ConfigReader> nested;
+  if (text_config != nullptr) nested.emplace(*text_config, where + ": text_config");
+  ConfigReader& reader = nested ? *nested : top;
+  if (family->is_vision_language) {
+    out.decoder = "model.language_model";
+    for (const char* other : {"vision_config", "image_token_id", "video_token_id", "vision_start_token_id",
+                              "vision_end_token_id", "vision_token_id"}) {
+      top.find(other);
+    }
+    reader.find("model_type");
+  }
   refuse_other_math(reader);
-  out.fp8 = read_fp8(reader, where);
+  out.fp8 = read_fp8(top, where);
   read_shapes(reader, *family, out);
+  if (nested) {  // transformers 5 ties by the outer key, and for one family by either
+    const bool is_tied_inside = out.model_type == "qwen2_5_vl" && out.tie_word_embeddings;
+    out.tie_word_embeddings = top.boolean("tie_word_embeddings", false) || is_tied_inside;
+  }
 
   using Biases = Architecture::Biases;
   const bool attention_bias =
@@ -404,11 +464,16 @@ ModelConfig read_config(const Json& config, const std::string& where) {
   out.mlp_bias = family->has_mlp_bias_key && reader.boolean("mlp_bias", false);
   out.qk_norm = family->qk_norm;
   out.sliding_window = read_windows(reader, *family, out.num_hidden_layers);
-  out.rope = read_rope(reader, where, *family, out);
+  out.rope = read_rope(reader, reader.where(), *family, out);
   out.experts = read_experts(reader, *family, out);
   check_fixed_keys(reader, *family);
-  out.dtype = read_dtype(reader);
-  sort_unread(reader, out);
+  out.dtype = read_dtype(top);
+  if (nested) {
+    const std::optional<Dtype> inside = read_dtype(*nested);
+    if (!out.dtype) out.dtype = inside;
+    sort_unread(*nested, out);
+  }
+  sort_unread(top, out);
   return out;
 }
 

@@ -14,6 +14,12 @@ std::vector<bool> layers_with_experts(ConfigReader& reader, const Architecture::
                                       std::int64_t num_layers) {
   std::vector<bool> in_layer(static_cast<std::size_t>(num_layers), true);
   if (!experts.has_dense_layers) return in_layer;
+  if (experts.first_k_dense_replace >= 0) {
+    const std::int64_t first =
+        reader.integer("first_k_dense_replace", experts.first_k_dense_replace, 0, INT64_C(1) << 40);
+    std::fill_n(in_layer.begin(), std::min(first, num_layers), false);
+    return in_layer;
+  }
   const std::int64_t step = reader.integer("decoder_sparse_step", 1, 1, INT64_C(1) << 40);
   for (std::int64_t layer = 0; layer < num_layers; ++layer) {
     in_layer[static_cast<std::size_t>(layer)] = (layer + 1) % step == 0;
@@ -24,8 +30,18 @@ std::vector<bool> layers_with_experts(ConfigReader& reader, const Architecture::
   return in_layer;
 }
 
-/// transformers calls one key num_experts in some families and num_local_experts in others, and reads both in all.
+/// transformers calls one key num_experts in some families and num_local_experts in others, and reads both in all; in
+/// one it is n_routed_experts, and num_local_experts another name.
 std::int64_t read_num_experts(ConfigReader& reader, std::int64_t otherwise) {
+  if (reader.find("n_routed_experts") != nullptr) {
+    const std::int64_t routed = reader.integer("n_routed_experts", otherwise, 0, kMostExperts);
+    for (const char* other : {"num_local_experts", "num_experts"}) {
+      const std::int64_t number = reader.integer(other, routed, 0, kMostExperts);
+      if (number == routed) continue;
+      throw reader.refuse(other, text("is ", number, " where n_routed_experts is ", routed));
+    }
+    return routed;
+  }
   const std::int64_t local = reader.integer("num_local_experts", 0, 0, kMostExperts);
   const std::int64_t plain = reader.integer("num_experts", local, 0, kMostExperts);
   if (local != 0 && plain != local) {
@@ -33,6 +49,25 @@ std::int64_t read_num_experts(ConfigReader& reader, std::int64_t otherwise) {
   }
   const bool is_given = reader.find("num_experts") != nullptr || reader.find("num_local_experts") != nullptr;
   return is_given ? plain : otherwise;
+}
+
+/// n_group, topk_group and routed_scaling_factor of a family that has them, as `experts` says.
+void read_groups(ConfigReader& reader, const Architecture::Experts& experts, ExpertsConfig& config) {
+  Router& router = config.router;
+  if (experts.router.n_group == 1) return;
+  router.n_group = reader.integer("n_group", router.n_group, 1, kMostExperts);
+  router.topk_group = reader.integer("topk_group", router.topk_group, 1, kMostExperts);
+  router.routed_scaling_factor = reader.number("routed_scaling_factor", router.routed_scaling_factor, 0);
+  if (config.num_experts == 0) return;
+  const std::int64_t group_size = config.num_experts / router.n_group;
+  if (group_size * router.n_group != config.num_experts || (router.n_group > 1 && group_size < 2)) {
+    throw reader.refuse("n_group", text("is ", router.n_group, " where there are ", config.num_experts,
+                                        " experts; groups are of one size, two experts at least"));
+  }
+  if (router.topk_group > router.n_group || router.topk_group * group_size < config.num_experts_per_tok) {
+    throw reader.refuse("topk_group", text("is ", router.topk_group, " of ", router.n_group, " groups of ", group_size,
+                                           " experts, of which a token chooses ", config.num_experts_per_tok));
+  }
 }
 
 bool is_same(const Json& value, const Json& wanted) {
@@ -47,8 +82,9 @@ std::optional<ExpertsConfig> read_experts(ConfigReader& reader, const Architectu
   if (!family.experts) return std::nullopt;
   const Architecture::Experts& experts = *family.experts;
   // Of the training, or of parts that the files do not have or transformers does not run.
-  for (const char* inert : {"router_aux_loss_coef", "output_router_logits", "router_jitter_noise", "shared_moe_mode",
-                            "mlp_intermediate_size", "mtp_transformer_layers"}) {
+  for (const char* inert :
+       {"router_aux_loss_coef", "output_router_logits", "router_jitter_noise", "shared_moe_mode",
+        "mlp_intermediate_size", "mtp_transformer_layers", "aux_loss_alpha", "seq_aux", "ep_size"}) {
     reader.find(inert);
   }
   ExpertsConfig config{.router = experts.router, .names = experts.names, .in_layer = {}};
@@ -58,7 +94,13 @@ std::optional<ExpertsConfig> read_experts(ConfigReader& reader, const Architectu
       experts.moe_intermediate_size > 0
           ? reader.integer("moe_intermediate_size", experts.moe_intermediate_size, 1, INT64_C(1) << 24)
           : out.intermediate_size;
-  if (experts.has_norm_topk_prob_key) config.router.normalizes = reader.boolean("norm_topk_prob", false);
+  if (experts.has_norm_topk_prob_key)
+    config.router.normalizes = reader.boolean("norm_topk_prob", config.router.normalizes);
+  read_groups(reader, experts, config);
+  if (experts.n_shared_experts > 0) {
+    config.shared_intermediate_size =
+        config.moe_intermediate_size * reader.integer("n_shared_experts", experts.n_shared_experts, 1, kMostExperts);
+  }
   config.in_layer = layers_with_experts(reader, experts, out.num_hidden_layers);
   if (config.num_experts == 0) {
     if (!experts.has_dense_layers) throw reader.refuse("num_local_experts", "is 0; this family has experts");

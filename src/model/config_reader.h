@@ -36,6 +36,7 @@ class ConfigReader {
   /// The members that nobody asked for, whose value is not null.
   std::vector<const std::pair<std::string, Json>*> unread() const;
 
+  const std::string& where() const { return where_; }
   Error refuse(std::string_view key, std::string what, std::string fix = {}) const;
 
  private:

@@ -32,12 +32,18 @@ struct LayerValues {
   device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it; may be hidden_states
   device::Tensor residual;            // [num_tokens, hidden_size], between attention and MLP
   device::Tensor normed;              // [num_tokens, hidden_size]
-  device::Tensor qkv;                 // [num_tokens, query_size + 2 * key_value_size]
-  device::Tensor attn_weighted;       // [num_tokens, query_size]
+  device::Tensor qkv;                 // [num_tokens, qkv_size]
+  device::Tensor attn_weighted;       // [num_tokens, attention_size]
   device::Tensor block_output;        // [num_tokens, hidden_size], of attention, then of the MLP
   device::Tensor gate_up;             // [num_tokens, 2 * intermediate_size], or that of experts if it is larger
   device::Tensor activated;           // [num_tokens, intermediate_size], or that of experts
   device::Tensor cos, sin;            // [num_tokens, rotary_dim / 2]
+
+  // Without data but with LatentAttention.
+  device::Tensor query_states;  // [num_tokens, query_size]; without data unless q_lora_rank > 0
+  device::Tensor kv;            // [num_tokens, num_attention_heads * (qk_nope_head_dim + v_head_dim)]
+  device::Tensor key_states;    // [num_tokens, query_size]
+  device::Tensor value_states;  // [num_tokens, attention_size]
 
   // Without data where no layer has experts. A token has a row for each expert that it chooses, and rows of one expert
   // stand together.
@@ -46,7 +52,8 @@ struct LayerValues {
   device::Tensor topk_indices, row_of_choice;  // [num_tokens, num_experts_per_tok], i32
   device::Tensor topk_weights;                 // [num_tokens, num_experts_per_tok], f32; f64 in f64
   device::Tensor token_of_row;                 // [num_tokens * num_experts_per_tok, 1], i32
-  device::Tensor expert_inputs;                // [num_tokens, hidden_size]: of some experts at a time
+  device::Tensor expert_inputs;                // [num_tokens, hidden_size]: of some experts at a time; then the shared
+                                               // experts' output
   device::Tensor expert_outputs;               // [num_tokens * num_experts_per_tok, hidden_size]
 };
 
@@ -67,15 +74,30 @@ class Activations {
   std::vector<std::pair<device::Tensor LayerValues::*, std::int64_t>> rows_a_token_;
 };
 
+/// Runs latent attention up to o_proj: a.normed in, a.attn_weighted out. Line by line transformers'
+/// DeepseekV3Attention.
+void forward_latent_attention(const ModelConfig& config, const LayerWeights& weights,
+                              std::span<const std::int64_t> cu_seqlens, device::Ops& ops, const LayerValues& a,
+                              const Observe& observe);
+
+/// What the values of an MLP are called.
+struct MlpPoints {
+  std::string_view gate_proj, up_proj, act_fn, down_proj_input, down_proj;
+};
+
+/// Gate and up projection, activation and down projection of `intermediate_size` columns: a.normed in, `out` out.
+void forward_mlp(std::int64_t intermediate_size, const LayerWeights& weights, device::Ops& ops, const LayerValues& a,
+                 const device::Tensor& out, const MlpPoints& points, const Observe& observe);
+
 /// Runs the experts of a layer: a.normed in, a.block_output out. Line by line transformers' MixtralSparseMoeBlock,
-/// Qwen3MoeSparseMoeBlock and MiniMaxM2SparseMoeBlock.
+/// Qwen3MoeSparseMoeBlock, MiniMaxM2SparseMoeBlock and DeepseekV3MoE.
 void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, device::Ops& ops, const LayerValues& a,
                      const Observe& observe);
 
 /// Runs one decoder layer on packed prompts: a.hidden_states in, a.next_hidden_states out. `cu_seqlens`
 /// ([num_prompts + 1]) begins with 0 and ends with the number of tokens; a.cos and a.sin are filled. Line by line
 /// transformers' LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer and Qwen3DecoderLayer, and their like with
-/// experts.
+/// experts and latent attention.
 void forward_decoder_layer(const ModelConfig& config, const LayerWeights& weights, std::int64_t layer,
                            std::span<const std::int64_t> cu_seqlens, device::Ops& ops, const LayerValues& a,
                            const Observe& observe);

@@ -11,6 +11,12 @@ device::Ops::Scores scores_of(const Router& router) {
   return router.scores == Router::Scores::softmax ? device::Ops::Scores::softmax : device::Ops::Scores::sigmoid;
 }
 
+constexpr MlpPoints kSharedExpertsPoints = {.gate_proj = ".mlp.shared_experts.gate_proj",
+                                            .up_proj = ".mlp.shared_experts.up_proj",
+                                            .act_fn = ".mlp.shared_experts.act_fn",
+                                            .down_proj_input = ".mlp.shared_experts.down_proj:input",
+                                            .down_proj = ".mlp.shared_experts.down_proj"};
+
 /// One past the last of the experts from `first` on whose rows, `most_rows` at the most, go through together.
 std::size_t end_of_group(std::span<const std::int64_t> first_rows, std::size_t first, std::int64_t most_rows) {
   std::size_t end = first + 1;
@@ -35,7 +41,11 @@ void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, d
                     .selection_bias = weights.selection_bias.tensor,
                     .scores = scores_of(config.router),
                     .normalizes = config.router.normalizes,
-                    .rounds_weights = config.router.rounds_weights});
+                    .rounds_weights = config.router.rounds_weights,
+                    .num_groups = config.router.n_group,
+                    .topk_groups = config.router.topk_group,
+                    .divisor_epsilon = config.router.divisor_epsilon,
+                    .scaling_factor = config.router.routed_scaling_factor});
   observe(".mlp:topk_indices", a.topk_indices);
   observe(".mlp:topk_weights", a.topk_weights);
   std::vector<std::int64_t> all_first_rows(static_cast<std::size_t>(config.num_experts) + 1);
@@ -73,6 +83,11 @@ void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, d
                        .topk_weights = a.topk_weights,
                        .rounds_products = config.router.rounds_weights});
   observe(".mlp.experts", a.block_output);
+  if (config.shared_intermediate_size == 0) return;
+  const device::Tensor shared = a.expert_inputs;  // which have been multiplied
+  forward_mlp(config.shared_intermediate_size, weights, ops, a, shared, kSharedExpertsPoints, observe);
+  ops.add({.out = a.block_output, .a = a.block_output, .b = shared});
+  observe(".mlp", a.block_output);
 }
 
 }  // namespace layerprobe::model

@@ -10,8 +10,8 @@
 
 namespace layerprobe::model {
 
-/// A value inside a decoder layer, by what its name adds to "model.layers.K": "" is what leaves the layer, ":input"
-/// what enters it.
+/// A value inside a decoder layer, by what its name adds to the layer's, "model.layers.K": "" is what leaves the layer,
+/// ":input" what enters it.
 struct LayerPoint {
   std::string_view suffix;
   std::int64_t width;
@@ -27,7 +27,7 @@ std::vector<LayerPoint> layer_points(const ModelConfig& config, std::int64_t lay
 /// with their inputs. `dtype` is the run's.
 std::vector<ProbePoint> all_points(const ModelConfig& config, Dtype dtype);
 
-/// "model.layers.17" + suffix
-std::string layer_point_name(std::int64_t layer, std::string_view suffix);
+/// "model.layers.17" + suffix, with ModelConfig::decoder for "model".
+std::string layer_point_name(const ModelConfig& config, std::int64_t layer, std::string_view suffix);
 
 }  // namespace layerprobe::model

@@ -154,6 +154,14 @@ RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t prompt_
   return out;
 }
 
+double attention_scaling(const ModelConfig& config) {
+  const double scaling = 1 / std::sqrt(static_cast<double>(config.head_dim));
+  const double mscale_all_dim = config.rope.mscale_all_dim.value_or(0);
+  if (!config.latent || config.rope.rope_type == "default" || mscale_all_dim == 0) return scaling;
+  const double mscale = yarn_mscale(config.rope.factor.value_or(1), mscale_all_dim);
+  return scaling * mscale * mscale;
+}
+
 bool depends_on_length(const RopeParameters& rope) {
   return rope.rope_type == "dynamic" || rope.rope_type == "longrope";
 }

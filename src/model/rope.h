@@ -21,6 +21,10 @@ struct RopeFrequencies {
 RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t prompt_length,
                                  std::span<const float> divisors);
 
+/// Of the scores, before the softmax: head_dim^-0.5; with latent attention and a rope_type that is not the default,
+/// times (0.1 * mscale_all_dim * ln(factor) + 1)^2. Source: yarn_apply_mscale in transformers' modeling_deepseek_v3.py.
+double attention_scaling(const ModelConfig& config);
+
 /// Does the table of a prompt depend on its length?
 bool depends_on_length(const RopeParameters& rope);
 

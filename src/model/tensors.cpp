@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/probe_point.h"
 #include "base/text.h"
 
 namespace layerprobe::model {
@@ -11,15 +12,8 @@ namespace {
 
 constexpr std::size_t kNamesInMessage = 4;
 
-std::string listed(const std::vector<std::string>& names) {
-  const std::size_t shown = std::min(names.size(), kNamesInMessage);
-  std::string out = join(std::span(names).first(shown), ", ");
-  if (names.size() > shown) out += text(" and ", names.size() - shown, " more");
-  return out;
-}
-
 std::string experts_module(const ModelConfig& config, std::int64_t layer) {
-  std::string name = "model.layers." + std::to_string(layer) + ".";  // not text(): 47,616 names are MiniMax-M2's
+  std::string name = layer_module(layer) + ".";  // not text(): 47,616 names are MiniMax-M2's
   name += config.experts->names.module;
   return name;
 }
@@ -28,6 +22,12 @@ void add_experts(const ModelConfig& config, std::int64_t layer, std::vector<Expe
   const ExpertsConfig& experts = *config.experts;
   out.push_back({router_name(config, layer), {experts.num_experts, config.hidden_size}});
   if (experts.router.has_selection_bias) out.push_back({selection_bias_name(config, layer), {experts.num_experts}});
+  if (experts.names.fused) {
+    FusedExpertTensors fused = fused_experts(config, layer);
+    out.push_back(std::move(fused.gate_up_proj));
+    out.push_back(std::move(fused.down_proj));
+    return;
+  }
   out.reserve(out.size() + static_cast<std::size_t>(3 * experts.num_experts));
   for (std::int64_t expert = 0; expert < experts.num_experts; ++expert) {
     const ExpertTensorNames names = expert_names(config, layer, expert);
@@ -35,6 +35,21 @@ void add_experts(const ModelConfig& config, std::int64_t layer, std::vector<Expe
     out.push_back({names.up_proj, {experts.moe_intermediate_size, config.hidden_size}});
     out.push_back({names.down_proj, {config.hidden_size, experts.moe_intermediate_size}});
   }
+}
+
+/// Is the tensor of a layer behind the last that predicts further tokens (multi-token prediction)?
+bool is_of_mtp(const ModelConfig& config, const weights::Checkpoint& checkpoint, const std::string& tensor) {
+  if (config.num_mtp_layers == 0) return false;
+  const std::int64_t layer = layer_of(tensor);
+  return layer >= config.num_hidden_layers && layer < config.num_hidden_layers + config.num_mtp_layers &&
+         checkpoint.find(text("model.layers.", layer, ".eh_proj.weight")) != nullptr;
+}
+
+bool has_shape(const ExpectedTensor& tensor, std::vector<std::int64_t> shape) {
+  if (shape == tensor.shape) return true;
+  if (!tensor.may_be_transposed || shape.size() < 2) return false;
+  std::swap(shape[shape.size() - 2], shape.back());
+  return shape == tensor.shape;
 }
 
 /// Throws Error(input) unless `weight` is FP8 as we know it and its factors are there.
@@ -80,7 +95,7 @@ std::string router_name(const ModelConfig& config, std::int64_t layer) {
 }
 
 std::string selection_bias_name(const ModelConfig& config, std::int64_t layer) {
-  return experts_module(config, layer) + ".e_score_correction_bias";
+  return (experts_module(config, layer) += ".") += config.experts->names.selection_bias;
 }
 
 ExpertTensorNames expert_names(const ModelConfig& config, std::int64_t layer, std::int64_t expert) {
@@ -90,6 +105,16 @@ ExpertTensorNames expert_names(const ModelConfig& config, std::int64_t layer, st
   return {name(names.gate_proj), name(names.up_proj), name(names.down_proj)};
 }
 
+FusedExpertTensors fused_experts(const ModelConfig& config, std::int64_t layer) {
+  const ExpertsConfig& experts = *config.experts;
+  const std::string prefix = experts_module(config, layer) + ".experts.";
+  const std::int64_t width = experts.moe_intermediate_size, hidden = config.hidden_size;
+  return {.gate_up_proj = {prefix + "gate_up_proj", {experts.num_experts, 2 * width, hidden}, true},
+          .down_proj = {prefix + "down_proj", {experts.num_experts, hidden, width}, true}};
+}
+
+std::string layer_module(std::int64_t layer) { return "model.layers." + std::to_string(layer); }
+
 std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype) {
   std::uint64_t bytes = size_of(dtype);
   for (const std::int64_t size : tensor.shape) bytes *= static_cast<std::uint64_t>(size);
@@ -97,7 +122,7 @@ std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype) {
 }
 
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer) {
-  const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+  const std::string prefix = layer_module(layer) + ".";
   const std::int64_t hidden = config.hidden_size;
   const std::int64_t intermediate = config.intermediate_size;
   std::vector<ExpectedTensor> out;
@@ -106,17 +131,37 @@ std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_
     if (bias) out.push_back({prefix + name + ".bias", {out_features}});
   };
   out.push_back({prefix + "input_layernorm.weight", {hidden}});
-  linear("self_attn.q_proj", config.query_size(), hidden, config.qkv_bias);
-  linear("self_attn.k_proj", config.key_value_size(), hidden, config.qkv_bias);
-  linear("self_attn.v_proj", config.key_value_size(), hidden, config.qkv_bias);
+  if (config.latent) {
+    const LatentAttention& latent = *config.latent;
+    const std::int64_t heads = config.num_attention_heads;
+    if (latent.q_lora_rank > 0) {
+      linear("self_attn.q_a_proj", latent.q_lora_rank, hidden, config.qkv_bias);
+      out.push_back({prefix + "self_attn.q_a_layernorm.weight", {latent.q_lora_rank}});
+      linear("self_attn.q_b_proj", config.query_size(), latent.q_lora_rank, false);
+    } else {
+      linear("self_attn.q_proj", config.query_size(), hidden, false);
+    }
+    linear("self_attn.kv_a_proj_with_mqa", latent.kv_lora_rank + latent.qk_rope_head_dim, hidden, config.qkv_bias);
+    out.push_back({prefix + "self_attn.kv_a_layernorm.weight", {latent.kv_lora_rank}});
+    linear("self_attn.kv_b_proj", heads * (latent.qk_nope_head_dim + latent.v_head_dim), latent.kv_lora_rank, false);
+  } else {
+    linear("self_attn.q_proj", config.query_size(), hidden, config.qkv_bias);
+    linear("self_attn.k_proj", config.key_value_size(), hidden, config.qkv_bias);
+    linear("self_attn.v_proj", config.key_value_size(), hidden, config.qkv_bias);
+  }
   if (config.qk_norm != QkNorm::none) {
     out.push_back({prefix + "self_attn.q_norm.weight", {config.query_norm_size()}});
     out.push_back({prefix + "self_attn.k_norm.weight", {config.key_norm_size()}});
   }
-  linear("self_attn.o_proj", hidden, config.query_size(), config.o_bias);
+  linear("self_attn.o_proj", hidden, config.attention_size(), config.o_bias);
   out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
   if (config.has_experts(layer)) {
     add_experts(config, layer, out);
+    const std::int64_t shared = config.experts->shared_intermediate_size;
+    if (shared == 0) return out;
+    linear("mlp.shared_experts.gate_proj", shared, hidden, false);
+    linear("mlp.shared_experts.up_proj", shared, hidden, false);
+    linear("mlp.shared_experts.down_proj", hidden, shared, false);
     return out;
   }
   linear("mlp.gate_proj", intermediate, hidden, config.mlp_bias);
@@ -170,7 +215,7 @@ std::vector<std::string> check_tensors(const ModelConfig& config, const weights:
     const weights::TensorInfo* found = checkpoint.find(tensor.name);
     if (found == nullptr) {
       missing.push_back(tensor.name);
-    } else if (found->shape != tensor.shape) {
+    } else if (!has_shape(tensor, found->shape)) {
       throw Error(
           {.kind = ErrorKind::input,
            .where = text(checkpoint.files()[static_cast<std::size_t>(found->file)].string(), ": ", tensor.name),
@@ -188,21 +233,22 @@ std::vector<std::string> check_tensors(const ModelConfig& config, const weights:
     throw Error(
         {.kind = ErrorKind::input,
          .where = where,
-         .what = text("has no tensor ", listed(missing)),
+         .what = text("has no tensor ", listed(missing, kNamesInMessage)),
          .fix = "the checkpoint is not whole, or config.json is of another model; fetch both from one revision"});
   }
 
   std::vector<std::string> unused, unknown;
   for (const weights::TensorInfo& tensor : checkpoint.tensors()) {
     if (known.contains(tensor.name) || tensor.name == "rope_freqs.weight") continue;
-    const bool inert = tensor.name.ends_with(".rotary_emb.inv_freq");
+    const bool inert = tensor.name.ends_with(".rotary_emb.inv_freq") || tensor.name.starts_with("model.visual.") ||
+                       is_of_mtp(config, checkpoint, tensor.name);
     (tensor.name.starts_with("model.") && !inert ? unknown : unused).push_back(tensor.name);
   }
   if (!unknown.empty()) {
     throw Error({.kind = ErrorKind::input,
                  .where = where,
                  .what = text("has tensors that ", config.model_type,
-                              " with this config.json has no use for: ", listed(unknown)),
+                              " with this config.json has no use for: ", listed(unknown, kNamesInMessage)),
                  .fix = "they would change what the model computes; check model_type, num_hidden_layers and the bias "
                         "keys of config.json"});
   }

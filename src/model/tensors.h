@@ -13,7 +13,11 @@ namespace layerprobe::model {
 struct ExpectedTensor {
   std::string name;
   std::vector<std::int64_t> shape;
+  bool may_be_transposed = false;  // its last two axes, if they are not of one size
 };
+
+/// "model.layers.17": how tensors and placements call a layer.
+std::string layer_module(std::int64_t layer);
 
 /// In `dtype`.
 std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype);
@@ -26,7 +30,14 @@ std::string selection_bias_name(const ModelConfig& config, std::int64_t layer);
 struct ExpertTensorNames {
   std::string gate_proj, up_proj, down_proj;
 };
+/// Not of fused experts.
 ExpertTensorNames expert_names(const ModelConfig& config, std::int64_t layer, std::int64_t expert);
+/// Of a layer with fused experts: [num_experts, 2 * moe_intermediate_size, hidden_size], the gate's rows first, and
+/// [num_experts, hidden_size, moe_intermediate_size]; checkpoints have them transposed.
+struct FusedExpertTensors {
+  ExpectedTensor gate_up_proj, down_proj;
+};
+FusedExpertTensors fused_experts(const ModelConfig& config, std::int64_t layer);
 /// model.embed_tokens.weight
 ExpectedTensor embedding_tensor(const ModelConfig& config);
 /// model.norm.weight

@@ -23,11 +23,15 @@ struct LayerWeights {
   OwnedTensor input_layernorm;                     // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> qkv_proj;  // q_proj, k_proj, v_proj stacked
   OwnedTensor q_norm, k_norm;                      // [1, query_norm_size], [1, key_norm_size]; or without data
+  // With LatentAttention qkv_proj is q_a_proj (or q_proj) and kv_a_proj_with_mqa, and beside it are:
+  OwnedTensor q_a_layernorm, kv_a_layernorm;       // [1, q_lora_rank] (or without data), [1, kv_lora_rank]
+  std::unique_ptr<device::MatMulWeight> q_b_proj;  // or nothing
+  std::unique_ptr<device::MatMulWeight> kv_b_proj;
   std::unique_ptr<device::MatMulWeight> o_proj;
   OwnedTensor post_attention_layernorm;                // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> gate_up_proj;  // gate_proj, up_proj stacked
   std::unique_ptr<device::MatMulWeight> down_proj;
-  // In place of the last two, in a layer with experts:
+  // In a layer with experts the last two are those of mlp.shared_experts, or nothing, and beside them are:
   std::unique_ptr<device::MatMulWeight> router;                 // mlp.gate
   OwnedTensor selection_bias;                                   // [1, num_experts], f32 (f64); or without data
   std::unique_ptr<device::ExpertWeights> experts_gate_up_proj;  // gate_proj, up_proj stacked
@@ -67,8 +71,16 @@ class WeightLoader {
   device::StoredValues stored(const std::string& name) const;
   device::StoredValues scaled(const weights::TensorInfo& info) const;  // an FP8 matrix and its factors
   OwnedTensor tensor(const std::string& name);
-  std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<std::string> modules, bool bias);
+  /// A module's weight, and its bias where it has one.
+  struct Linear {
+    std::string module;
+    bool has_bias;
+  };
+  std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<Linear> linears);
+  void load_latent_attention(const std::string& attn, LayerWeights& out);
   void load_experts(std::int64_t layer, LayerWeights& out);
+  /// The matrix of one expert, of the tensor that has those of all.
+  device::StoredValues of_expert(const ExpectedTensor& all, std::int64_t expert) const;
   OwnedTensor selection_bias(const std::string& name);
   std::uint64_t stored_bytes(const std::string& name) const;
 

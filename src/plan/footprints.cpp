@@ -33,13 +33,18 @@ double seen_pairs(const Prompts& prompts, std::int64_t window) {
 }
 
 double product_elements(const model::ExpectedTensor& tensor) {
-  return tensor.shape.size() == 2 ? static_cast<double>(tensor.shape[0]) * static_cast<double>(tensor.shape[1]) : 0.0;
+  if (tensor.shape.size() < 2) return 0;
+  double elements = 1;
+  for (const std::int64_t size : tensor.shape) elements *= static_cast<double>(size);
+  return elements;
 }
 
 /// "model.layers.17" of every point in that layer; a point outside the layers without its ":input".
-std::string module_of(const std::string& point) {
+std::string module_of(const std::string& point, const model::ModelConfig& config) {
   const int layer = layer_of(point);
-  return layer >= 0 ? model::layer_point_name(layer, "") : point.substr(0, point.find(':'));
+  if (layer >= 0) return model::layer_module(layer);
+  const std::string module = point.substr(0, point.find(':'));
+  return module.starts_with(config.decoder + ".") ? "model" + module.substr(config.decoder.size()) : module;
 }
 
 std::uint64_t row_bytes(const ProbePoint& point) {
@@ -170,8 +175,8 @@ placement::Work work_of(const model::ModelConfig& config, const weights::Checkpo
     const std::int64_t window = config.sliding_window[static_cast<std::size_t>(layer)];
     if (!pairs.contains(window)) pairs[window] = seen_pairs(prompts, window);
     const std::vector<model::ExpectedTensor> tensors = model::layer_tensors(config, layer);
-    modules.add(model::layer_point_name(layer, ""), true, tensors, tokens,
-                4 * static_cast<double>(config.query_size()) * pairs[window], 0);
+    modules.add(model::layer_module(layer), true, tensors, tokens,
+                2 * static_cast<double>(config.query_size() + config.attention_size()) * pairs[window], 0);
   }
   if (plan.runs_norm) {
     const model::ExpectedTensor norm = model::norm_tensor(config);
@@ -189,7 +194,7 @@ placement::Work work_of(const model::ModelConfig& config, const weights::Checkpo
   std::unordered_map<std::string, placement::Module*> by_name;
   for (placement::Module& module : work.modules) by_name.emplace(module.name, &module);
   for (const store::Layout::Point& point : plan.points) {
-    const auto owner = by_name.find(module_of(point.point.name));
+    const auto owner = by_name.find(module_of(point.point.name, config));
     if (!point.stored || owner == by_name.end()) continue;
     const auto bytes = static_cast<double>(row_bytes(point.point)) * static_cast<double>(plan.rows.num_rows());
     owner->second->capture_seconds += bytes / rates.host_bytes;
@@ -215,6 +220,11 @@ Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Pro
         plan.keeps_mean ? logits * static_cast<std::uint64_t>(tokens) : std::max(kLogitsBytes, logits);
   }
   if (is_gpu && config.fp8) reserve.workspace_bytes += kExpandedBytes;
+  if (is_gpu && config.latent && config.value_head_dim() != config.head_dim) {  // device/cuda/attention.cpp pads two
+    reserve.workspace_bytes +=
+        2 * static_cast<std::uint64_t>(tokens) * static_cast<std::uint64_t>(config.num_attention_heads) *
+        static_cast<std::uint64_t>(std::max(config.value_head_dim(), config.head_dim)) * size_of(plan.dtype);
+  }
   reserve.activations_bytes = model::Activations::bytes(config, plan.dtype, tokens);
   std::uint64_t widest = 0;
   for (const store::Layout::Point& point : plan.points) {

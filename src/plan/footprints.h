@@ -35,7 +35,7 @@ std::int64_t count_micro_batches(const Prompts& prompts, std::int64_t tokens_per
 std::int64_t largest_micro_batch(const Prompts& prompts, std::int64_t tokens_per_batch);
 
 /// What runs, with its sizes and predicted times: compute 2 * parameters * tokens operations, and
-/// 4 * heads * head_dim for each pair of a token and one that it sees. `keeps_fp8`: the devices do.
+/// 2 * heads * (head_dim + value_head_dim) for each pair of a token and one that it sees. `keeps_fp8`: the devices do.
 placement::Work work_of(const model::ModelConfig& config, const weights::Checkpoint& checkpoint, const Plan& plan,
                         const Prompts& prompts, const Rates& rates, bool keeps_fp8);
 

@@ -36,12 +36,13 @@ std::vector<std::int64_t> chosen_layers(const Request& request, std::int64_t num
 bool is_computed(const ProbePoint& point, const Plan& plan) {
   const int layer = layer_of(point.name);
   if (layer >= 0) return std::ranges::binary_search(plan.layers, std::int64_t{layer});
-  if (point.name == "model.embed_tokens") return plan.runs_embedding;
+  if (semantics_of(point.name) == "embedding") return plan.runs_embedding;
   if (point.name.starts_with("lm_head")) return plan.runs_lm_head;
   return plan.runs_norm;
 }
 
 bool is_block(std::string_view name) { return semantics_of(name) == "residual_after_block"; }
+bool is_norm(std::string_view name) { return semantics_of(name) == "post_final_norm"; }
 
 /// The points that the test type keeps by itself.
 bool is_kept(const std::string& name, TestType type) {
@@ -52,11 +53,21 @@ bool is_kept(const std::string& name, TestType type) {
     case TestType::multi:
       return is_block(name);
     case TestType::full:
-      return is_block(name) || name == "model.norm" || name == "lm_head";
+      return is_block(name) || is_norm(name) || name == "lm_head";
     case TestType::extract_all:
-      return is_block(name) || name == "model.embed_tokens" || name == "model.norm";
+      return is_block(name) || semantics_of(name) == "embedding" || is_norm(name);
   }
   return false;
+}
+
+/// Patterns that say "model." for the decoder of a vision-language model are its decoder's too.
+std::vector<std::string> with_decoder(std::vector<std::string> patterns, const model::ModelConfig& config) {
+  constexpr std::string_view kModel = "model.";
+  for (std::string& pattern : patterns) {
+    if (config.decoder == "model" || !pattern.starts_with(kModel) || pattern.starts_with(config.decoder)) continue;
+    pattern.replace(0, kModel.size(), config.decoder + ".");
+  }
+  return patterns;
 }
 
 /// What runs before --layers and --capture narrow what is kept.
@@ -97,7 +108,10 @@ void set_extent(Plan& plan, const Request& request, const std::vector<std::int64
 void drop_what_nothing_needs(Plan& plan) {
   const auto needed = [&](auto predicate) { return std::ranges::any_of(plan.points, predicate); };
   plan.runs_lm_head = needed([](const auto& p) { return p.point.name.starts_with("lm_head"); });
-  plan.runs_norm = plan.runs_lm_head || needed([](const auto& p) { return p.point.name.starts_with("model.norm"); });
+  plan.runs_norm = plan.runs_lm_head || needed([](const auto& p) {
+                     const std::string& name = p.point.name;
+                     return is_norm(name.substr(0, name.find(':')));
+                   });
   if (plan.runs_norm || plan.test_type == TestType::single) return;
   std::int64_t last = -1;
   for (const store::Layout::Point& kept : plan.points) last = std::max<std::int64_t>(last, layer_of(kept.point.name));
@@ -137,6 +151,13 @@ std::optional<std::size_t> Plan::find(std::string_view name) const {
   return std::nullopt;
 }
 
+std::optional<std::size_t> Plan::find_block(std::int64_t layer) const {
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    if (layer_of(points[i].point.name) == layer && is_block(points[i].point.name)) return i;
+  }
+  return std::nullopt;
+}
+
 Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& prompts, const Request& request) {
   Plan plan;
   plan.test_type = request.test_type;
@@ -154,7 +175,7 @@ Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& pro
     std::vector<ProbePoint> available;
     std::ranges::copy_if(all, std::back_inserter(available),
                          [&](const ProbePoint& point) { return is_computed(point, plan); });
-    chosen = select_points(request.capture, available, all, name_of(request.test_type));
+    chosen = select_points(with_decoder(request.capture, config), available, all, name_of(request.test_type));
   }
   // --layers filters what is kept; embedding, norm and head stay.
   std::erase_if(chosen, [&](const ProbePoint& point) {
@@ -163,7 +184,7 @@ Plan make_plan(const model::ModelConfig& config, Dtype dtype, const Prompts& pro
   });
   // What was fed in is stored, so that another engine can be fed the same.
   if (!request.has_prompts && request.capture.empty() && request.test_type == TestType::multi) {
-    const std::string name = model::layer_point_name(layers.front(), ":input");
+    const std::string name = model::layer_point_name(config, layers.front(), ":input");
     chosen.insert(chosen.begin(), *std::ranges::find(all, name, &ProbePoint::name));
   }
   if (chosen.empty()) {

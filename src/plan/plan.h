@@ -45,7 +45,8 @@ struct Plan {
   std::int64_t tokens_per_batch = 0;
   std::int64_t top_k = 0;
 
-  std::optional<std::size_t> find(std::string_view name) const;  // index into points
+  std::optional<std::size_t> find(std::string_view name) const;     // index into points
+  std::optional<std::size_t> find_block(std::int64_t layer) const;  // of what leaves the layer
 };
 
 /// Throws Error(usage) for layers, points and tokens that the model or the test type does not have.

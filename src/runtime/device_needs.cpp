@@ -64,6 +64,7 @@ std::uint64_t output_bytes(const RunOptions& options, const Prepared& prepared) 
   layout.points = prepared.plan.points;
   layout.prompts = prepared.prompts;
   layout.rows = prepared.plan.rows;
+  layout.num_experts = prepared.config.experts ? prepared.config.experts->num_experts : 0;
   layout.top_k = prepared.plan.top_k;
   return store::planned_bytes(layout);
 }
@@ -156,9 +157,15 @@ std::string choose_matmuls(const Devices& devices, const model::ModelConfig& con
   }
   std::vector<device::Ops::MatMulShape> shapes;
   if (!plan.layers.empty()) {
-    const std::int64_t hidden = config.hidden_size, query = config.query_size();
-    shapes = {{hidden, query + 2 * config.key_value_size(), plan.dtype, config.qkv_bias},
-              {query, hidden, plan.dtype, config.o_bias}};
+    const std::int64_t hidden = config.hidden_size;
+    shapes = {{hidden, config.qkv_size(), plan.dtype, config.qkv_bias},
+              {config.attention_size(), hidden, plan.dtype, config.o_bias}};
+    if (config.latent) {
+      const model::LatentAttention& latent = *config.latent;
+      const std::int64_t of_head = latent.qk_nope_head_dim + latent.v_head_dim;
+      if (latent.q_lora_rank > 0) shapes.push_back({latent.q_lora_rank, config.query_size(), plan.dtype, false});
+      shapes.push_back({latent.kv_lora_rank, config.num_attention_heads * of_head, plan.dtype, false});
+    }
     const auto add_mlp = [&](std::int64_t width, bool bias) {
       shapes.push_back({hidden, 2 * width, plan.dtype, bias});
       shapes.push_back({width, hidden, plan.dtype, bias});
@@ -167,6 +174,7 @@ std::string choose_matmuls(const Devices& devices, const model::ModelConfig& con
     if (config.experts) {
       shapes.push_back({hidden, config.experts->num_experts, config.experts->router.dtype(plan.dtype), false});
       add_mlp(config.experts->moe_intermediate_size, false);
+      if (config.experts->shared_intermediate_size > 0) add_mlp(config.experts->shared_intermediate_size, false);
     }
   }
   if (plan.runs_lm_head) shapes.push_back({config.hidden_size, config.vocab_size, plan.dtype, false});

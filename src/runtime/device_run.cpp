@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "base/text.h"
-#include "model/points.h"
 
 namespace layerprobe::runtime {
 namespace {
@@ -330,7 +329,7 @@ void DeviceRun::feed(std::size_t module, const Task& task, const device::Tensor&
   const std::int64_t first_token = prepared.prompts.cu_seqlens[static_cast<std::size_t>(task.batch.first_prompt)];
   fed_.resize(static_cast<std::size_t>(out.rows * out.columns) * size_of(plan.dtype));
   if (task.from_capture) {
-    const auto before = plan.find(model::layer_point_name(plan.layers[task.first_layer - 1], ""));
+    const auto before = plan.find_block(plan.layers[task.first_layer - 1]);
     shared_.writer->read_rows(*before, first_token, fed_);
   } else {
     prepared.hidden_states->read(shared_.stages.modules[module].layer, first_token, out.rows, plan.dtype, fed_);

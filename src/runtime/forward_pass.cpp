@@ -66,7 +66,7 @@ ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& pla
     const std::string& name = plan.points[i].point.name;
     const int layer = layer_of(name);
     if (layer < 0) continue;
-    const std::string_view suffix = std::string_view(name).substr(model::layer_point_name(layer, "").size());
+    const std::string_view suffix = std::string_view(name).substr(model::layer_point_name(config, layer, "").size());
     const std::vector<model::LayerPoint> points = model::layer_points(config, layer, plan.dtype);
     const auto point = std::ranges::find(points, suffix, &model::LayerPoint::suffix);
     expect(point != points.end(), "a planned point is one of the layer's");
@@ -172,7 +172,7 @@ void ForwardPass::run(const RunModule& module, const ModuleWeights& weights, con
            .weight = weights.tensor.tensor,
            .input_ids =
                std::span(prompts_.input_ids).subspan(first_token, static_cast<std::size_t>(batch.num_tokens()))});
-      record("model.embed_tokens", batch, out);
+      record(config_.decoder + ".embed_tokens", batch, out);
       return;
     }
     case RunModule::Kind::layer:
@@ -183,10 +183,10 @@ void ForwardPass::run(const RunModule& module, const ModuleWeights& weights, con
       }
       return;
     case RunModule::Kind::norm:
-      record("model.norm:input", batch, in);
+      record(config_.decoder + ".norm:input", batch, in);
       ops_.rms_norm(
           {.out = out, .hidden_states = in, .weight = weights.tensor.tensor, .rms_norm_eps = config_.rms_norm_eps});
-      record("model.norm", batch, out);
+      record(config_.decoder + ".norm", batch, out);
       return;
     case RunModule::Kind::head:
       run_head(*weights.head, batch, in);

@@ -121,7 +121,8 @@ const tokenizer::Tokenizer* Prepared::tokenizer_if_any() {
 
 void Prepared::warn_unused(const Watch& watch) const {
   const auto warn = [&](const std::vector<std::string>& names, const char* what) {
-    if (!names.empty()) watch.warn(text(what, " not used: ", join(names, ", ")));
+    constexpr std::size_t kNames = 10;  // of the hundreds that another tower has
+    if (!names.empty()) watch.warn(text(what, " not used: ", listed(names, kNames)));
   };
   warn(config.unused_keys, "config.json keys");
   warn(model::check_tensors(config, checkpoint), "tensors");

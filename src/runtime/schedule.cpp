@@ -3,7 +3,6 @@
 #include <optional>
 
 #include "base/probe_point.h"
-#include "model/points.h"
 
 namespace layerprobe::runtime {
 namespace {
@@ -24,7 +23,7 @@ std::optional<Start> start_of(const plan::Plan& plan, bool keeps_all_tokens, std
   Start start;
   if (plan.test_type == plan::TestType::single || !keeps_all_tokens) return start;
   for (std::size_t at = 0; at + 1 <= plan.layers.size(); ++at) {
-    const auto output = plan.find(model::layer_point_name(plan.layers[at], ""));
+    const auto output = plan.find_block(plan.layers[at]);
     if (output && *output < complete && plan.points[*output].stored)
       start = {.first_layer = at + 1, .from_capture = true};
   }

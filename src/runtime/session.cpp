@@ -66,6 +66,7 @@ store::Layout make_layout(const Prepared& prepared, const Devices& devices, cons
   layout.points = plan.points;
   layout.prompts = prepared.prompts;
   layout.rows = plan.rows;
+  layout.num_experts = prepared.config.experts ? prepared.config.experts->num_experts : 0;
   layout.top_k = plan.top_k;
   layout.identity = {{"model_hash", prepared.checkpoint.hash()},
                      {"model_type", prepared.config.model_type},

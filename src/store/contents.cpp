@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "base/json.h"
 #include "base/text.h"
+#include "store/expert_counts.h"
 #include "store/format.h"
 #include "store/hdf5_input.h"
 
@@ -210,6 +213,30 @@ void find_statistics(Input& input, Contents& contents) {
   contents.totals = find_measures(input, "/statistics", per_point);
 }
 
+void find_experts(Input& input, Contents& contents) {
+  if (!input.has_group("/statistics/experts")) return;
+  const Found points = input.dataset("/statistics/experts", "points");
+  const std::vector<std::string> names = input.read_strings(points);
+  input.expect_shape(points, std::array{std::ssize(names)});
+  const Found counts = input.dataset("/statistics/experts", "counts");
+  input.expect_element(counts, Element::i64);
+  if (counts.shape.size() != 2) {
+    input.refuse(counts.path, text("is ", shape_text(counts.shape), " where [points, experts] is expected"));
+  }
+  contents.num_experts = counts.shape[1];
+  input.expect_shape(counts, std::array{std::ssize(names), contents.num_experts});
+  contents.expert_counts = counts.extent;
+  std::unordered_map<std::string_view, std::size_t> indices;
+  for (std::size_t i = 0; i < contents.points.size(); ++i) indices.emplace(contents.points[i].point.name, i);
+  for (const std::string& name : names) {
+    const auto found = indices.find(name);
+    if (found == indices.end() || !holds_experts(contents.points[found->second])) {
+      input.refuse(points.path, text("lists \"", name, "\", which is no capture of chosen experts"));
+    }
+    contents.expert_points.push_back(found->second);
+  }
+}
+
 void find_top_k(Input& input, Contents& contents) {
   if (!input.has_group("/topk")) return;
   const Found ids = input.dataset("/topk", "ids");
@@ -308,6 +335,7 @@ Contents read_contents(const File& file) {
   read_rows(input, contents);
   read_points(input, contents);
   find_statistics(input, contents);
+  find_experts(input, contents);
   find_top_k(input, contents);
   read_completion(input, contents);
   read_end(input, contents);

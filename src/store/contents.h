@@ -33,6 +33,9 @@ struct Contents {
   std::optional<Extent> completion;
   std::optional<std::array<Extent, kMeasures.size()>> per_prompt, totals;
   std::optional<Extent> mean, std;
+  std::int64_t num_experts = 0;
+  std::vector<std::size_t> expert_points;  // indices into points, one a row of expert_counts
+  Extent expert_counts;
   std::int64_t top_k = 0;
   Extent top_k_ids, top_k_logits, top_k_text_offsets, top_k_text_bytes;
   std::optional<Extent> end_finished, end_information;

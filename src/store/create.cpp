@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "store/expert_counts.h"
 #include "store/format.h"
 #include "store/hdf5.h"
 #include "store/measures.h"
@@ -104,6 +105,16 @@ void add_statistics(Plan& plan, const Layout& layout) {
                              .shape = {num_points, num_prompts}});
     plan.datasets.push_back(
         {.path = std::string("/statistics/") + measure.name, .element = element, .shape = {num_points}});
+  }
+  std::vector<std::string> with_experts;
+  for (const Layout::Point& point : layout.points) {
+    if (layout.num_experts > 0 && holds_experts(point)) with_experts.push_back(point.point.name);
+  }
+  if (!with_experts.empty()) {
+    add_strings(plan, "/statistics/experts/points", with_experts);
+    plan.datasets.push_back({.path = "/statistics/experts/counts",
+                             .element = Element::i64,
+                             .shape = {with_experts.size(), static_cast<hsize_t>(layout.num_experts)}});
   }
   plan.datasets.push_back({.path = "/statistics/mean", .element = Element::f64, .shape = {num_points}});
   plan.datasets.push_back({.path = "/statistics/std", .element = Element::f64, .shape = {num_points}});
@@ -272,6 +283,9 @@ void create_file(const std::filesystem::path& path, const Layout& layout) {
   Creator creator(path);
   for (const char* group : {"/prompts", "/rows", "/statistics", "/statistics/per_prompt", "/end"}) {
     creator.group(group, false);
+  }
+  if (layout.num_experts > 0 && std::ranges::any_of(layout.points, holds_experts)) {
+    creator.group("/statistics/experts", false);
   }
   if (layout.top_k > 0) creator.group("/topk", false);
   creator.group("/captures", true);

@@ -33,6 +33,10 @@
 /// /statistics/widths          i64      [P]          elements in a row
 /// /statistics/per_prompt/<m>  (below)  [P, N]       measure m of the point's rows of one prompt
 /// /statistics/<m>             (below)  [P]          the same of all rows, prompts put together in order; at the end
+/// /statistics/experts/points  S        [M]          those of the points that hold each token's chosen experts
+///                                                   ("...mlp:topk_indices", i32). Without one there is no such group
+/// /statistics/experts/counts  i64      [M, E]       how many of the point's rows chose each of the E experts of its
+///                                                   layer; at the end
 /// /statistics/{mean,std}      f64      [P]          sum / n, and sqrt(sum_of_squares / n - mean^2), over the n finite
 ///                                                   elements; at the end
 /// /topk/ids                   i32      [R, K]       of a run that ranks its logits: the K largest, largest first, the
@@ -64,7 +68,7 @@
 /// "embedding", "logits", "module_input", "module_output" (see base/probe_point.h).
 ///
 /// A writer in another language may leave out /completion and /end (everything is complete then), /statistics/dtypes
-/// and widths (where every point has its dataset), per_prompt and the totals (nothing is known), texts, /topk,
+/// and widths (where every point has its dataset), per_prompt, the totals and experts (nothing is known), texts, /topk,
 /// `semantics`.
 ///
 /// Versions. A reader takes files of its own version and of lower ones. What an older reader can leave unread (another

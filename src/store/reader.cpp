@@ -1,5 +1,6 @@
 #include "store/reader.h"
 
+#include <algorithm>
 #include <unordered_map>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "store/contents.h"
+#include "store/expert_counts.h"
 #include "store/format.h"
 #include "store/totals.h"
 
@@ -66,6 +68,13 @@ bool Reader::is_complete(std::size_t point, std::int64_t prompt) const {
 std::uint64_t Reader::complete_bytes() const { return state_->contents.complete_bytes(); }
 std::uint64_t Reader::capture_bytes() const { return state_->contents.capture_bytes(); }
 const Statistics& Reader::statistics(std::size_t point) const { return state_->statistics.at(point); }
+
+std::vector<std::int64_t> Reader::expert_counts(std::size_t point) const {
+  const Contents& contents = state_->contents;
+  const auto found = std::ranges::find(contents.expert_points, point);
+  if (!contents.is_finished || found == contents.expert_points.end()) return {};
+  return read_expert_counts(state_->file, contents, static_cast<std::size_t>(found - contents.expert_points.begin()));
+}
 
 void Reader::read_rows(std::size_t point, std::int64_t first_row, std::int64_t num_rows,
                        std::span<std::byte> out) const {

@@ -42,6 +42,10 @@ class Reader {
   /// Of the point over all complete prompts.
   const Statistics& statistics(std::size_t point) const;
 
+  /// Of a finished file and a point that holds each token's chosen experts: how many of its rows chose each expert.
+  /// Empty where nothing is known.
+  std::vector<std::int64_t> expert_counts(std::size_t point) const;
+
   /// Rows [first_row, first_row + num_rows) of a stored point, row-major, in its dtype, from page cache or disk at full
   /// rate (pread at the dataset's offset). `out` is num_rows * width * size_of(dtype) bytes.
   void read_rows(std::size_t point, std::int64_t first_row, std::int64_t num_rows, std::span<std::byte> out) const;

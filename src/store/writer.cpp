@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "store/contents.h"
 #include "store/create.h"
+#include "store/expert_counts.h"
 #include "store/format.h"
 #include "store/hdf5.h"
 #include "store/row_sink.h"
@@ -359,6 +360,9 @@ void Writer::finish(const Attributes& information) {
          "a run that finishes is complete");
   state.rows->stop();
   write_totals(state.file, state.contents, statistics());
+  if (!state.contents.expert_points.empty()) {
+    state.file.write_at(state.contents.expert_counts.offset, bytes_of(count_experts(state.file, state.contents)));
+  }
   std::string json = json_of(information);
   expect(json.size() <= state.contents.end_information->bytes, "what is known at the end fits its place");
   json.resize(state.contents.end_information->bytes, '\0');

@@ -30,7 +30,8 @@ struct Layout {
   std::vector<Point> points;  // in the order of the forward pass; the rows of /completion and /statistics
   Prompts prompts;
   CapturedRows rows;
-  std::int64_t top_k = 0;  // columns of /topk/{ids,logits}, one row a captured row; 0: no /topk
+  std::int64_t num_experts = 0;  // of a layer that has any: columns of /statistics/experts/counts
+  std::int64_t top_k = 0;        // columns of /topk/{ids,logits}, one row a captured row; 0: no /topk
   /// What a resumed run must share with the first: every one is compared, and the first that differs is named.
   Attributes identity;
   /// What may differ: command line, device map, start time, ...

@@ -46,6 +46,17 @@ void restore_base_model_prefix(std::vector<TensorInfo>& tensors) {
   }
 }
 
+/// A vision-language model's decoder is model.language_model in transformers 5 and some files, and model in others.
+void restore_decoder_prefix(std::vector<TensorInfo>& tensors) {
+  for (TensorInfo& tensor : tensors) {
+    for (const std::string_view prefix : {"model.language_model.", "language_model."}) {
+      if (!tensor.name.starts_with(prefix)) continue;
+      tensor.name.replace(0, prefix.size(), "model.");
+      break;
+    }
+  }
+}
+
 /// "Qwen3-8B" of ".../Qwen3-8B/" and of ".../models--Qwen--Qwen3-8B/snapshots/<revision>".
 std::string folder_name(const fs::path& folder) {
   std::error_code ignored;
@@ -78,6 +89,9 @@ std::string read_config_file(const fs::path& path) {
                .fix = "fetch the model's config.json into the folder"});
 }
 
+/// Is there a vision tower beside the decoder?
+bool is_vision_language(const Json& config) { return config.find("vision_config") != nullptr; }
+
 Json parse_config(const std::string& bytes, const fs::path& path) {
   Json config = Json::parse(bytes, path.string());
   if (config.is_object()) return config;
@@ -106,6 +120,7 @@ Checkpoint Checkpoint::open(const std::string& model) {
     state->config = parse_config(state->config_bytes, state->path / "config.json");
     state->files = std::move(folder.files);
     state->tensors = std::move(folder.tensors);
+    if (is_vision_language(state->config)) restore_decoder_prefix(state->tensors);
     restore_base_model_prefix(state->tensors);
   } else {
     state->display_name = gguf_model_name(state->path);

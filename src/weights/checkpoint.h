@@ -42,7 +42,8 @@ class Checkpoint {
   std::string_view config_bytes() const;
 
   /// Sorted by name, no name twice. A GGUF's names are mapped to transformers' (others stay: rope_freqs.weight); a
-  /// base-model export's get their leading "model." back.
+  /// base-model export's get their leading "model." back, and where config.json has a vision_config
+  /// "model.language_model." is "model." too.
   const std::vector<TensorInfo>& tensors() const;
   /// nullptr when there is none.
   const TensorInfo* find(std::string_view name) const;

@@ -213,6 +213,17 @@ TEST_CASE("an output that the disk has no space for is the answer no") {
   CHECK(llama_8b().plan(arguments).exit_code == 0);  // --output none
 }
 
+TEST_CASE("DeepSeek-V3 is planned with every parameter it has") {
+  const HollowModel model(R"({"model_type": "deepseek_v3", "torch_dtype": "bfloat16", "rope_scaling": {"type": "yarn",
+      "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}})");
+  CHECK(model.num_tensors() == 3 + 3 * 12 + 58 * (9 + 2 + 3 + 3 * 256));
+  const Json plan = model.json({"--gpus", "20x141GiB", "--random-tokens", "8x64"});
+  std::int64_t bytes = 0;
+  for (const Json& device : plan.find("devices")->items()) bytes += device.find("weights_bytes")->integer();
+  // 671,026,419,200 parameters as published; the head, 129,280 x 7,168 of them, does not run.
+  CHECK(bytes == 2 * (INT64_C(671026419200) - 129280 * 7168));
+}
+
 TEST_CASE("a checkpoint of 100,000 tensors is planned from its headers alone") {
   const HollowModel model(llama(11111, 512, 1024));
   CHECK(model.num_tensors() == 100'002);

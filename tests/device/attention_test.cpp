@@ -15,6 +15,7 @@ using test::Values;
 struct Shape {
   std::vector<std::int64_t> lengths;
   std::int64_t heads, key_value_heads, head_dim, sliding_window;
+  std::int64_t value_head_dim = 0;  // 0: head_dim
 };
 
 AttentionInputs inputs_of(const Shape& shape, Dtype dtype) {
@@ -24,7 +25,8 @@ AttentionInputs inputs_of(const Shape& shape, Dtype dtype) {
   const std::int64_t tokens = inputs.cu_seqlens.back();
   inputs.query_states = test::random(tokens, shape.heads * shape.head_dim, dtype, 1);
   inputs.key_states = test::random(tokens, shape.key_value_heads * shape.head_dim, dtype, 2);
-  inputs.value_states = test::random(tokens, shape.key_value_heads * shape.head_dim, dtype, 3);
+  const std::int64_t value_head_dim = shape.value_head_dim > 0 ? shape.value_head_dim : shape.head_dim;
+  inputs.value_states = test::random(tokens, shape.key_value_heads * value_head_dim, dtype, 3);
   inputs.head_dim = shape.head_dim;
   inputs.scaling = 1 / std::sqrt(static_cast<double>(shape.head_dim));
   inputs.sliding_window = shape.sliding_window;
@@ -34,8 +36,9 @@ AttentionInputs inputs_of(const Shape& shape, Dtype dtype) {
 Values attention(device::Ops& ops, const AttentionInputs& inputs, std::int64_t gap = 0) {
   const test::OnDevice query(ops, inputs.query_states, gap), key(ops, inputs.key_states, gap);
   const test::OnDevice value(ops, inputs.value_states, gap);
-  const test::OnDevice out(
-      ops, test::nans(inputs.query_states.rows, inputs.query_states.columns, inputs.query_states.dtype), gap);
+  const std::int64_t out_columns =
+      inputs.query_states.columns / inputs.key_states.columns * inputs.value_states.columns;
+  const test::OnDevice out(ops, test::nans(inputs.query_states.rows, out_columns, inputs.query_states.dtype), gap);
   ops.attention({.out = out.tensor(),
                  .query_states = query.tensor(),
                  .key_states = key.tensor(),
@@ -63,10 +66,11 @@ AttentionInputs prompt_of(const AttentionInputs& inputs, std::size_t prompt) {
 
 TEST_CASE("attention agrees with the f64 formula on every device") {
   const std::vector<Shape> shapes = {
-      {{1}, 1, 1, 1, 0},        {{7, 1, 0, 12}, 3, 1, 5, 0}, {{65}, 2, 2, 31, 0},  {{33, 64}, 4, 2, 64, 0},
-      {{300, 17}, 2, 1, 64, 0}, {{530}, 1, 1, 33, 0},        {{300}, 2, 1, 16, 1}, {{70, 300}, 2, 1, 24, 40},
-      {{600}, 1, 1, 128, 257},  {{64, 64, 64}, 9, 3, 64, 0}, {{257}, 2, 1, 80, 0}, {{129, 200}, 2, 2, 96, 130},
-      {{270, 3}, 2, 1, 192, 0}, {{130, 300}, 2, 1, 256, 0},  {{400}, 4, 1, 128, 0}};
+      {{1}, 1, 1, 1, 0},          {{7, 1, 0, 12}, 3, 1, 5, 0}, {{65}, 2, 2, 31, 0},   {{33, 64}, 4, 2, 64, 0},
+      {{300, 17}, 2, 1, 64, 0},   {{530}, 1, 1, 33, 0},        {{300}, 2, 1, 16, 1},  {{70, 300}, 2, 1, 24, 40},
+      {{600}, 1, 1, 128, 257},    {{64, 64, 64}, 9, 3, 64, 0}, {{257}, 2, 1, 80, 0},  {{129, 200}, 2, 2, 96, 130},
+      {{270, 3}, 2, 1, 192, 0},   {{130, 300}, 2, 1, 256, 0},  {{400}, 4, 1, 128, 0}, {{270, 3}, 2, 2, 192, 0, 128},
+      {{70, 5}, 3, 1, 13, 0, 40}, {{300}, 2, 2, 20, 33, 7}};
   const auto devices = test::devices();
   for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
     for (const Shape& shape : shapes) {
@@ -84,8 +88,10 @@ TEST_CASE("attention agrees with the f64 formula on every device") {
 }
 
 TEST_CASE("attention of a prompt does not depend on its neighbours") {
-  const std::vector<Shape> shapes = {
-      {{5, 300, 1, 70}, 4, 2, 20, 0}, {{40, 0, 129, 400, 128}, 4, 1, 64, 0}, {{3, 385, 64}, 2, 2, 128, 100}};
+  const std::vector<Shape> shapes = {{{5, 300, 1, 70}, 4, 2, 20, 0},
+                                     {{40, 0, 129, 400, 128}, 4, 1, 64, 0},
+                                     {{3, 385, 64}, 2, 2, 128, 100},
+                                     {{40, 0, 129, 3}, 2, 2, 24, 0, 16}};
   const auto devices = test::devices();
   for (const Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::f16, Dtype::bf16}) {
     for (const Shape& shape : shapes) {
@@ -195,6 +201,11 @@ TEST_CASE("attention names both shapes when keys and queries disagree") {
     inputs.key_states = inputs.value_states = test::random(4, 16, Dtype::f32, 1);
     CHECK_THROWS_WITH_AS(attention(*ops, inputs),
                          doctest::Contains("query_states is [4, 24] float32 and key_states is [4, 16] float32"), Error);
+    inputs = inputs_of({{4}, 4, 2, 8, 0}, Dtype::f32);
+    inputs.value_states = test::random(4, 9, Dtype::f32, 1);
+    CHECK_THROWS_WITH_AS(attention(*ops, inputs),
+                         doctest::Contains("value_states is [4, 9] float32 where key_states is [4, 16] float32"),
+                         Error);
     inputs = inputs_of({{4}, 3, 1, 8, 0}, Dtype::f32);
     inputs.cu_seqlens = {0, 3};
     CHECK_THROWS_WITH_AS(attention(*ops, inputs), doctest::Contains("cu_seqlens goes from 0 to 3"), Error);

@@ -26,9 +26,15 @@ Values silu_mul(device::Ops& ops, const Values& gate, const Values& up) {
   return out.values();
 }
 
-Values rope(device::Ops& ops, const Values& x, const Values& cos, const Values& sin, std::int64_t head_dim) {
+Values rope(device::Ops& ops, const Values& x, const Values& cos, const Values& sin, std::int64_t head_dim,
+            std::int64_t first = 0, bool interleaved = false) {
   const test::OnDevice x_there(ops, x, 4), cos_there(ops, cos), sin_there(ops, sin, 1);
-  ops.rope({.x = x_there.tensor(), .cos = cos_there.tensor(), .sin = sin_there.tensor(), .head_dim = head_dim});
+  ops.rope({.x = x_there.tensor(),
+            .cos = cos_there.tensor(),
+            .sin = sin_there.tensor(),
+            .head_dim = head_dim,
+            .first = first,
+            .interleaved = interleaved});
   return x_there.values();
 }
 
@@ -117,8 +123,70 @@ TEST_CASE("rope is the rounded formula, to the bit, and leaves the columns beyon
         const Values x = test::random(5, 3 * head_dim, dtype, 1);
         const Values cos = test::random(5, half, dtype, 2, 0.5), sin = test::random(5, half, dtype, 3, 0.5);
         CHECK(rope(*ops, x, cos, sin, head_dim) == test::rope_in_f64(x, cos, sin, head_dim));
+        for (const std::int64_t first : {std::int64_t{0}, std::int64_t{head_dim} - 2 * half}) {
+          for (const bool interleaved : {false, true}) {
+            CAPTURE(first);
+            CAPTURE(interleaved);
+            CHECK(rope(*ops, x, cos, sin, head_dim, first, interleaved) ==
+                  test::rope_in_f64(x, cos, sin, head_dim, first, interleaved));
+          }
+        }
       }
     }
+  }
+}
+
+TEST_CASE("expand_key_values deals each head its key, the part that all share, and its value") {
+  struct Shape {
+    std::int64_t heads, plain, rotated, value;
+  };
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : kDtypes) {
+      for (const Shape& s : {Shape{1, 1, 2, 1}, {3, 5, 6, 7}, {4, 16, 8, 24}, {2, 128, 64, 128}}) {
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(s.plain);
+        const Values kv = test::random(5, s.heads * (s.plain + s.value), dtype, 1);
+        const Values k_rot = test::random(5, s.rotated, dtype, 2);
+        const test::OnDevice kv_there(*ops, kv, 8), rot_there(*ops, k_rot, 16);
+        const test::OnDevice keys(*ops, test::nans(5, s.heads * (s.plain + s.rotated), dtype), 8);
+        const test::OnDevice values(*ops, test::nans(5, s.heads * s.value, dtype), 1);
+        ops->expand_key_values({.key_states = keys.tensor(),
+                                .value_states = values.tensor(),
+                                .kv = kv_there.tensor(),
+                                .k_rot = rot_there.tensor(),
+                                .num_heads = s.heads});
+        const Values found_keys = keys.values(), found_values = values.values();
+        for (std::int64_t t = 0; t < 5; ++t) {
+          for (std::int64_t head = 0; head < s.heads; ++head) {
+            const std::int64_t key = head * (s.plain + s.rotated), from = head * (s.plain + s.value);
+            for (std::int64_t d = 0; d < s.plain; ++d) CHECK(found_keys.at(t, key + d) == kv.at(t, from + d));
+            for (std::int64_t d = 0; d < s.rotated; ++d) CHECK(found_keys.at(t, key + s.plain + d) == k_rot.at(t, d));
+            for (std::int64_t d = 0; d < s.value; ++d) {
+              CHECK(found_values.at(t, head * s.value + d) == kv.at(t, from + s.plain + d));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("operations on heads name what does not fit") {
+  for (const auto& ops : test::devices()) {
+    const test::OnDevice keys(*ops, test::filled(2, 12, Dtype::f32, 0)),
+        values(*ops, test::filled(2, 4, Dtype::f32, 0));
+    const test::OnDevice kv(*ops, test::filled(2, 14, Dtype::f32, 0)), k_rot(*ops, test::filled(2, 2, Dtype::f32, 0));
+    CHECK_THROWS_WITH_AS(ops->expand_key_values({.key_states = keys.tensor(),
+                                                 .value_states = values.tensor(),
+                                                 .kv = kv.tensor(),
+                                                 .k_rot = k_rot.tensor(),
+                                                 .num_heads = 2}),
+                         doctest::Contains("num_heads is 2 where key_states is [2, 12] float32"), Error);
+    CHECK_THROWS_WITH_AS(
+        rope(*ops, test::filled(2, 12, Dtype::f32, 0), test::filled(2, 2, Dtype::f32, 0),
+             test::filled(2, 2, Dtype::f32, 0), 6, 3),
+        doctest::Contains("head_dim is 6 where x is [2, 12] float32 and cos is [2, 2] float32, from column 3"), Error);
   }
 }
 

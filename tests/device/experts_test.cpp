@@ -34,7 +34,11 @@ test::Routed route_tokens(device::Ops& ops, const test::RouteInputs& in) {
                     .selection_bias = bias ? bias->tensor() : device::Tensor{},
                     .scores = in.is_sigmoid ? device::Ops::Scores::sigmoid : device::Ops::Scores::softmax,
                     .normalizes = in.normalizes,
-                    .rounds_weights = in.rounds_weights});
+                    .rounds_weights = in.rounds_weights,
+                    .num_groups = in.num_groups,
+                    .topk_groups = in.topk_groups,
+                    .divisor_epsilon = in.divisor_epsilon,
+                    .scaling_factor = in.scaling_factor});
   return {.indices = indices.values(), .weights = topk_weights.values()};
 }
 
@@ -102,6 +106,59 @@ TEST_CASE("route_tokens agrees with the f64 formula on every device") {
         }
       }
     }
+  }
+}
+
+TEST_CASE("route_tokens chooses among the experts of the best groups") {
+  struct Case {
+    std::int64_t num_experts, num_groups, topk_groups, num_choices;
+  };
+  for (const auto& ops : test::devices()) {
+    for (const Dtype dtype : {Dtype::f64, Dtype::f32}) {
+      for (const Case& c : {Case{8, 4, 2, 3}, {6, 3, 1, 1}, {6, 2, 2, 5}, {256, 8, 4, 8}, {66, 3, 2, 44}}) {
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(c.num_experts);
+        const test::RouteInputs in{.router_logits = test::random(40, c.num_experts, dtype, 1, 2),
+                                   .selection_bias = test::random(1, c.num_experts, dtype, 2, 0.3),
+                                   .is_sigmoid = true,
+                                   .normalizes = true,
+                                   .rounds_weights = false,
+                                   .num_choices = c.num_choices,
+                                   .num_groups = c.num_groups,
+                                   .topk_groups = c.topk_groups,
+                                   .divisor_epsilon = 1e-20,
+                                   .scaling_factor = 2.5};
+        const test::Routed ours = route_tokens(*ops, in), exact = test::route_tokens_in_f64(in);
+        CHECK(ours.indices == exact.indices);
+        CHECK(test::rel_l2(ours.weights, exact.weights) <= test::tolerance(dtype));
+        test::RouteInputs ungrouped = in;
+        ungrouped.num_groups = ungrouped.topk_groups = 1;
+        if (c.topk_groups < c.num_groups) CHECK(test::route_tokens_in_f64(ungrouped).indices != exact.indices);
+      }
+    }
+  }
+}
+
+TEST_CASE("a group is as good as its two best experts together, and the lower goes first among equals") {
+  for (const auto& ops : test::devices()) {
+    CAPTURE(ops->code_path());
+    test::RouteInputs in{.router_logits = test::filled(1, 6, Dtype::f32, 0),
+                         .selection_bias = test::filled(1, 6, Dtype::f32, 0),
+                         .is_sigmoid = true,
+                         .normalizes = false,
+                         .rounds_weights = false,
+                         .num_choices = 2,
+                         .num_groups = 3,
+                         .topk_groups = 1};
+    const auto chosen = [&](std::initializer_list<double> bias) {
+      std::copy(bias.begin(), bias.end(), in.selection_bias.data.begin());
+      return route_tokens(*ops, in).indices.data;
+    };
+    CHECK(chosen({0, 0, 0, 0, 0, 0}) == std::vector<double>{0, 1});
+    CHECK(chosen({9, -9, 1, 1, 0, 0}) == std::vector<double>{2, 3});  // the best of all is in another group
+    CHECK(chosen({0, 0, -1, 4, 1, 2}) == std::vector<double>{3, 2});
+    CHECK(chosen({-9, -9, -8, -8, -9, -9}) == std::vector<double>{2, 3});  // a negative score beats no score
   }
 }
 

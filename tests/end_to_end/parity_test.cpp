@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/float16.h"
 #include "base/json.h"
+#include "base/probe_point.h"
 #include "base/text.h"
 #include "store/reader.h"
 #include "tests/support/places.h"
@@ -34,7 +35,8 @@ constexpr double kMaxRelL2 = 1e-5;  // of our float32 to transformers'
 /// bfloat16 one in some thousand, and on models as small as these each of them shows.
 /// A router's weights are some tens of values: their error is the least certain.
 double max_ratio(const std::string& dtype, const std::string& point) {
-  return dtype == "float16" || point.ends_with(":topk_weights") ? 1.2 : 1.1;
+  if (point.ends_with(":topk_weights")) return 1.3;
+  return dtype == "float16" ? 1.2 : 1.1;
 }
 
 /// Of a checkpoint's choices, those that differ from transformers' in the same narrow dtype.
@@ -226,6 +228,10 @@ TEST_CASE("bfloat16 and float16 stray from transformers' float32 no further than
           num_choices += std::ssize(found->second.is_equal);
           num_other += std::ranges::count(found->second.is_equal, false);
           drop_other_choices(found->second.is_equal, ours.cu_seqlens, strict);
+          continue;
+        }
+        if (!theirs.contains(point)) {  // one inside a layer, which is for float32 alone
+          REQUIRE(semantics_of(point) == (point.ends_with(":input") ? "module_input" : "module_output"));
           continue;
         }
         std::vector<bool> compared = strict;

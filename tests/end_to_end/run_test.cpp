@@ -98,6 +98,44 @@ TEST_CASE("the batch size changes no bit, in any dtype") {
   }
 }
 
+TEST_CASE("latent attention and experts do not know of batches and devices, nor do the counts of the experts' tokens") {
+  const test::TempFolder out;
+  for (const char* name : {"deepseek-v3", "qwen3-vl-moe-as-published"}) {
+    CAPTURE(name);
+    const std::string model = (test::root_folder() / "tests/data/parity" / name).string();
+    const auto run = [&](const std::string& file, const std::vector<std::string>& more) {
+      const test::Finished finished =
+          test::run_layerprobe(with({"run", "--model", model, "--random-tokens", "5x19:1", "--output",
+                                     (out.path() / file).string(), "--quiet", "--overwrite", "--capture", "**"},
+                                    more));
+      CAPTURE(finished.err);
+      REQUIRE(finished.exit_code == 0);
+      return (out.path() / file).string();
+    };
+    const std::string one = run("one.h5", {"--tokens-per-batch", "1"});
+    const std::string many = run("many.h5", {"--tokens-per-batch", "64", "--device-map", "cpu:0,cpu:1"});
+    CHECK(differing(one, many).empty());
+    const store::Reader a(one), b(many);
+    std::size_t num_routers = 0;
+    for (std::size_t i = 0; i < a.points().size(); ++i) {
+      const std::vector<std::int64_t> counts = a.expert_counts(i);
+      CHECK(counts == b.expert_counts(i));
+      CHECK(counts.empty() == (a.points()[i].point.dtype != Dtype::i32));
+      if (counts.empty()) continue;
+      ++num_routers;
+      std::vector<std::int64_t> counted(counts.size());
+      const std::vector<std::byte> rows = rows_of(a, a.points()[i].point.name);
+      for (std::size_t at = 0; at < rows.size(); at += sizeof(std::int32_t)) {
+        std::int32_t expert = 0;
+        std::memcpy(&expert, rows.data() + at, sizeof expert);
+        ++counted.at(static_cast<std::size_t>(expert));
+      }
+      CHECK(counts == counted);
+    }
+    CHECK(num_routers == 2);
+  }
+}
+
 TEST_CASE("a layer by itself, or a range, gives the bits of the whole run") {
   const Bench bench;
   REQUIRE(bench.run("all.h5", kTokens).exit_code == 0);

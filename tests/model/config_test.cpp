@@ -200,6 +200,97 @@ TEST_CASE("keys of experts that ask for other math are refused") {
   refused(of_type("qwen3_moe", R"("shared_expert_intermediate_size": 3)"), "is not known here");
 }
 
+TEST_CASE("DeepSeek-V3 has latent attention, groups of experts and a shared one") {
+  const ModelConfig defaults = read(R"({"model_type": "deepseek_v3"})");
+  REQUIRE(defaults.latent.has_value());
+  CHECK(defaults.head_dim == 192);
+  CHECK(defaults.rotary_dim == 64);
+  CHECK(defaults.qkv_size() == 1536 + 576);
+  CHECK(defaults.attention_size() == 128 * 128);
+  CHECK(defaults.latent->rope_interleave);
+  REQUIRE(defaults.experts.has_value());
+  CHECK(defaults.experts->num_experts == 256);
+  CHECK(defaults.experts->shared_intermediate_size == 2048);
+  CHECK(defaults.experts->router.n_group == 8);
+  CHECK(defaults.experts->router.topk_group == 4);
+  CHECK(defaults.experts->router.normalizes);
+  CHECK(defaults.experts->router.routed_scaling_factor == 2.5);
+  CHECK(defaults.experts->router.dtype(Dtype::bf16) == Dtype::f32);
+  CHECK_FALSE(defaults.has_experts(2));
+  CHECK(defaults.has_experts(3));
+  CHECK(defaults.num_mtp_layers == 1);
+
+  const auto small = [](const std::string& more) {
+    return R"({"model_type": "deepseek_v3", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+               "num_hidden_layers": 2, "n_routed_experts": 8, "num_experts_per_tok": 3)" +
+           (more.empty() ? "" : ", " + more) + "}";
+  };
+  const ModelConfig other = read(small(R"("q_lora_rank": null, "v_head_dim": 20, "rope_interleave": false,
+      "n_group": 2, "topk_group": 1, "n_shared_experts": 3, "first_k_dense_replace": 0, "head_dim": 7,
+      "num_local_experts": 8, "norm_topk_prob": false, "attention_bias": true, "num_nextn_predict_layers": 0)"));
+  CHECK(other.qkv_size() == 4 * 192 + 576);
+  CHECK(other.attention_size() == 80);
+  CHECK_FALSE(other.latent->rope_interleave);
+  CHECK(other.experts->shared_intermediate_size == 3 * 2048);
+  CHECK_FALSE(other.experts->router.normalizes);
+  CHECK_FALSE(other.has_dense_layers());
+  CHECK(other.qkv_bias);
+  CHECK(other.num_mtp_layers == 0);
+
+  refused(small(R"("n_group": 3)"), "n_group: is 3 where there are 8 experts");
+  refused(small(R"("n_group": 8)"), "n_group: is 8 where there are 8 experts");
+  refused(small(R"("n_group": 4, "topk_group": 1)"), "topk_group: is 1 of 4 groups of 2 experts, of which a token");
+  refused(small(R"("n_group": 4, "topk_group": 5)"), "topk_group: is 5 of 4 groups");
+  refused(small(R"("num_local_experts": 4, "n_group": 4)"), "num_local_experts: is 4 where n_routed_experts is 8");
+  refused(small(R"("n_group": 4, "topk_method": "greedy")"), "topk_method: is \"greedy\"; deepseek_v3 is supported");
+  refused(small(R"("n_group": 4, "scoring_func": "softmax")"), "scoring_func: is \"softmax\"");
+  refused(small(R"("n_group": 4, "moe_layer_freq": 2)"), "moe_layer_freq: is 2");
+  refused(small(R"("qk_rope_head_dim": 7)"), "qk_rope_head_dim: is 7; the rotation needs an even one");
+  refused(small(R"("kv_lora_rank": 0)"), "kv_lora_rank: is 0; expected 1 to");
+  refused(R"({"model_type": "deepseek_v3", "num_attention_heads": 1024, "num_key_value_heads": 1024,
+              "v_head_dim": 65536})",
+          "num_attention_heads: times v_head_dim is out of range");
+  refused(R"({"model_type": "deepseek_v3", "num_key_value_heads": 8})", "num_key_value_heads: is 8; with latent");
+  refused(small(R"("n_group": 4, "rope_scaling": {"type": "yarn", "mscale_all_dim": 1.0})"), "factor: is missing");
+  refused(small(R"("n_group": 4, "rope_scaling": {"type": "proportional"})"), "\"proportional\", which deepseek_v3");
+}
+
+TEST_CASE("the decoder of a vision-language model is read from text_config, or from the top") {
+  const ModelConfig nested = read(R"({"model_type": "qwen3_vl", "vision_config": {"depth": 3, "hidden_act": "gelu"},
+      "image_token_id": 7, "dtype": "bfloat16", "tie_word_embeddings": true, "text_config": {"model_type":
+      "qwen3_vl_text", "hidden_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": false, "dtype": "float32",
+      "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": true}}})");
+  CHECK(nested.decoder == "model.language_model");
+  CHECK(nested.hidden_size == 64);
+  CHECK(nested.head_dim == 128);
+  CHECK(nested.qk_norm == QkNorm::per_head);
+  CHECK(nested.rope.rope_theta == 5e5);
+  CHECK(nested.tie_word_embeddings);
+  CHECK(nested.dtype == Dtype::bf16);
+  CHECK(nested.unused_keys.empty());
+
+  const ModelConfig flat = read(R"({"model_type": "qwen2_5_vl", "vision_config": {}, "vision_token_id": 5,
+      "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3, "num_key_value_heads": 2,
+      "use_sliding_window": true, "sliding_window": 9, "max_window_layers": 2, "torch_dtype": "float16",
+      "rope_theta": 1e4, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}})");
+  CHECK(flat.head_dim == 16);
+  CHECK(flat.qkv_bias);
+  CHECK(flat.sliding_window == std::vector<std::int64_t>{0, 0, 9});
+  CHECK(flat.rope.rope_type == "default");
+  CHECK(flat.rope.rope_theta == 1e4);
+  CHECK(flat.dtype == Dtype::f16);
+  CHECK(read(R"({"model_type": "qwen2_5_vl", "text_config": {"tie_word_embeddings": true}})").tie_word_embeddings);
+  CHECK_FALSE(
+      read(R"({"model_type": "qwen3_vl_moe", "text_config": {"tie_word_embeddings": true}})").tie_word_embeddings);
+  CHECK(read(R"({"model_type": "qwen3_vl_moe", "text_config": {}})").experts->router.normalizes);
+
+  refused(R"({"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}})",
+          "config.json: text_config: hidden_size: is string");
+  refused(R"({"model_type": "qwen3_vl", "text_config": {"attn_cap": 3}})", "config.json: text_config: attn_cap: is 3");
+  refused(R"({"model_type": "qwen3_vl", "text_config": {}, "attn_cap": 3})", "config.json: attn_cap: is 3");
+  refused(R"({"model_type": "qwen3_vl", "text_config": 5})", "text_config: is integer where an object is expected");
+}
+
 TEST_CASE("FP8 with a factor for each block is understood, and other quantisations are refused by name") {
   const auto quantised = [](const std::string& more) {
     return llama(R"("quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic")" + more + "}");

@@ -81,6 +81,18 @@ TEST_CASE("yarn scales long waves, keeps short ones, and scales cos and sin") {
   check_vector(config_of(64, rope), {{8, 0.0508132763}, {12, 0.00679495931}, {20, 1.8188337e-05}, {31, 3.0235114e-07}});
 }
 
+TEST_CASE("latent attention scales its scores with yarn's mscale, and nothing else does") {
+  ModelConfig config = config_of(192, {});  // DeepSeek-V3
+  config.rope.factor = 40;
+  config.rope.mscale_all_dim = 1;
+  config.rope.rope_type = "yarn";
+  CHECK(attention_scaling(config) == doctest::Approx(1 / std::sqrt(192.0)).epsilon(1e-15));
+  config.latent.emplace();
+  CHECK(attention_scaling(config) == doctest::Approx(0.13523378).epsilon(1e-7));
+  config.rope.rope_type = "default";
+  CHECK(attention_scaling(config) == doctest::Approx(1 / std::sqrt(192.0)).epsilon(1e-15));
+}
+
 TEST_CASE("dynamic and longrope look at the prompt's length, the others do not") {
   RopeParameters rope;
   rope.rope_type = "dynamic";

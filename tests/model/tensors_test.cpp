@@ -73,4 +73,31 @@ TEST_CASE("experts that the config does not have, or the checkpoint, are refused
        "has no tensor model.layers.");
 }
 
+TEST_CASE("a vision tower is left alone, and experts in one tensor lie either way round") {
+  for (const char* name : {"qwen3-vl-moe", "qwen3-vl-moe-as-published"}) {
+    const Files sound(name);
+    CHECK(complaint(sound.config, sound.weights).empty());
+    says(complaint(replaced(sound.config, "\"num_local_experts\": 8", "\"num_local_experts\": 9"), sound.weights),
+         "mlp.gate.weight: shape is [8, 32] where config.json says [9, 32]");
+    says(complaint(replaced(sound.config, "\"moe_intermediate_size\": 8", "\"moe_intermediate_size\": 4"),
+                   sound.weights),
+         "mlp.experts.gate_up_proj: shape is [8, ");
+    says(complaint(sound.config, replaced(sound.weights, "model.visual.pos_embed", "model.sounds.pos_embed")),
+         "with this config.json has no use for: model.sounds.pos_embed.weight");
+  }
+}
+
+TEST_CASE("layers behind the last that predict further tokens are left alone, and other layers are not") {
+  const Files sound("deepseek-v3");
+  CHECK(complaint(sound.config, sound.weights).empty());
+  // Two layers of three: the third would be the one behind the last if it had an eh_proj.
+  const std::string fewer = replaced(sound.config, "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2");
+  says(complaint(fewer, sound.weights), "with this config.json has no use for: model.layers.2.");
+  const std::string predicting =
+      replaced(sound.weights, "model.layers.2.self_attn.o_proj.weight\"", "model.layers.2.eh_proj.weight\"         ");
+  CHECK(complaint(fewer, predicting).empty());
+  says(complaint(replaced(fewer, "\"num_nextn_predict_layers\": 1", "\"num_nextn_predict_layers\": 0"), predicting),
+       "with this config.json has no use for: model.layers.2.");
+}
+
 }  // namespace layerprobe::model

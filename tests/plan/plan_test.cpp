@@ -52,6 +52,29 @@ TEST_CASE("layers behind the last one that is kept do not run") {
   CHECK(plan_of({.layers = "0"}).layers == Layers{0, 1, 2});  // the norm is kept
 }
 
+TEST_CASE("points of a decoder beside a vision tower have its module's name, and patterns may leave that out") {
+  const auto config = model::read_config(Json::parse(R"({"model_type": "qwen3_vl", "text_config": {"hidden_size": 8,
+      "vocab_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}})",
+                                                     "config.json"),
+                                         "config.json");
+  const auto plan_of_vl = [&](const Request& request) {
+    return make_plan(config, Dtype::bf16, two_prompts(), request);
+  };
+  const Plan all = plan_of_vl({});
+  CHECK(names(all) == Names{"model.language_model.embed_tokens", "model.language_model.layers.0",
+                            "model.language_model.layers.1", "model.language_model.norm"});
+  CHECK(all.runs_norm);
+  CHECK(all.find_block(1) == 2);
+  CHECK_FALSE(all.find_block(2).has_value());
+  for (const char* pattern : {"model.layers.0.mlp.**", "model.language_model.layers.0.mlp.**"}) {
+    const Plan some = plan_of_vl({.capture = {pattern}});
+    CHECK(some.layers == Layers{0});
+    CHECK(some.points.front().point.name.starts_with("model.language_model.layers.0.mlp."));
+    CHECK_FALSE(some.runs_norm);
+  }
+  CHECK(plan_of_vl({.capture = {"model.norm"}}).layers == Layers{0, 1});
+}
+
 TEST_CASE("full keeps norm and head of the last tokens, and statistics of the layers") {
   const Plan plan = plan_of({.test_type = TestType::full});
   CHECK(names(plan) == Names{"model.layers.0", "model.layers.1", "model.layers.2", "model.norm", "lm_head"});

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <span>
 #include <thread>
 
 #include "base/error.h"
@@ -123,6 +124,64 @@ TEST_CASE("statistics and top-k of an earlier run are there when it is resumed")
   std::vector<std::byte> rows(20);
   writer.read_rows(4, 2, rows);
   CHECK(rows == test::sample_rows(layout, 4, 2, 1));
+}
+
+TEST_CASE("how many rows chose each expert follows from the rows, resumed or not") {
+  const test::TempFolder folder;
+  const Layout layout = {
+      .points = {{.point = {.name = "model.layers.0", .dtype = Dtype::f32, .width = 1}},
+                 {.point = {.name = "model.layers.1.mlp:topk_indices", .dtype = Dtype::i32, .width = 2}}},
+      .prompts = {.input_ids = {1, 2, 3}, .cu_seqlens = {0, 2, 3}, .texts = {}},
+      .rows = {.cu_rows = {0, 2, 3}, .position = {0, 1, 0}},
+      .num_experts = 5,
+      .identity = {},
+      .information = {}};
+  const auto write = [&](Writer& writer, std::int64_t prompt, const std::vector<std::int32_t>& experts) {
+    const std::int64_t first_row = layout.rows.cu_rows[static_cast<std::size_t>(prompt)];
+    const std::vector<float> values(experts.size() / 2, 1.0f);
+    writer.write_rows(0, first_row, std::as_bytes(std::span(values)));
+    writer.write_rows(1, first_row, std::as_bytes(std::span(experts)));
+    for (std::size_t point = 0; point < 2; ++point) {
+      writer.write_statistics(point, prompt, {});
+      writer.mark_complete(point, prompt);
+    }
+  };
+  {
+    Writer writer(folder / "a.h5", layout, Writer::IfExists::refuse);
+    write(writer, 0, {4, 0, 4, 3});
+    writer.commit();
+  }
+  CHECK(Reader(folder / "a.h5.partial").expert_counts(1).empty());
+  {
+    Writer writer(folder / "a.h5", layout, Writer::IfExists::resume);
+    write(writer, 1, {0, 4});
+    writer.finish({});
+  }
+  const Reader reader(folder / "a.h5");
+  CHECK(reader.expert_counts(0).empty());
+  CHECK(reader.expert_counts(1) == std::vector<std::int64_t>{2, 0, 0, 1, 3});
+
+  std::string bytes = test::read_all(folder / "a.h5");
+  const std::int64_t counts[] = {2, 0, 0, 1, 3};
+  const std::size_t place = bytes.find(std::string(reinterpret_cast<const char*>(counts), sizeof counts));
+  REQUIRE(place != std::string::npos);
+  bytes[place] = 4;  // of three rows
+  test::write_all(folder / "a.h5", bytes);
+  CHECK_THROWS_WITH_AS(Reader(folder / "a.h5").expert_counts(1),
+                       doctest::Contains("says that 4 of 3 rows chose an expert"), Error);
+
+  Writer writer(folder / "b.h5", layout, Writer::IfExists::refuse);
+  write(writer, 0, {4, 0, 5, 3});
+  write(writer, 1, {0, 4});
+  CHECK_THROWS_WITH_AS(writer.finish({}), doctest::Contains("names expert 5 where there are 5"), Error);
+
+  Layout without = layout;  // as files were before there were counts
+  without.num_experts = 0;
+  Writer old(folder / "c.h5", without, Writer::IfExists::refuse);
+  write(old, 0, {4, 0, 4, 3});
+  write(old, 1, {0, 4});
+  old.finish({});
+  CHECK(Reader(folder / "c.h5").expert_counts(1).empty());
 }
 
 TEST_CASE("what was not yet written reads as zeros") {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace layerprobe::test {
 
@@ -33,17 +34,18 @@ Values rms_norm_in_f64(const Values& x, const Values& weight, double rms_norm_ep
   return out;
 }
 
-Values rope_in_f64(const Values& x, const Values& cos, const Values& sin, std::int64_t head_dim) {
+Values rope_in_f64(const Values& x, const Values& cos, const Values& sin, std::int64_t head_dim, std::int64_t first,
+                   bool interleaved) {
   Values out = x;
   const std::int64_t half = cos.columns;
   const auto r = [&](double value) { return rounded(value, x.dtype); };
   for (std::int64_t t = 0; t < x.rows; ++t) {
     for (std::int64_t head = 0; head < x.columns; head += head_dim) {
       for (std::int64_t j = 0; j < half; ++j) {
-        const double lo = x.at(t, head + j), hi = x.at(t, head + j + half);
-        const double c = cos.at(t, j), s = sin.at(t, j);
-        out.at(t, head + j) = r(r(lo * c) - r(hi * s));
-        out.at(t, head + j + half) = r(r(hi * c) + r(lo * s));
+        const std::int64_t low = head + first + (interleaved ? 2 * j : j), high = low + (interleaved ? 1 : half);
+        const double lo = x.at(t, low), hi = x.at(t, high), c = cos.at(t, j), s = sin.at(t, j);
+        out.at(t, low) = r(r(lo * c) - r(hi * s));
+        out.at(t, high) = r(r(hi * c) + r(lo * s));
       }
     }
   }
@@ -66,31 +68,33 @@ Values add_in_f64(const Values& a, const Values& b) {
 }
 
 Values attention_in_f64(const AttentionInputs& in) {
-  Values out = filled(in.query_states.rows, in.query_states.columns, in.query_states.dtype, 0);
   const std::int64_t num_heads = in.query_states.columns / in.head_dim;
+  const std::int64_t value_head_dim = in.value_states.columns / (in.key_states.columns / in.head_dim);
+  Values out = filled(in.query_states.rows, num_heads * value_head_dim, in.query_states.dtype, 0);
   const std::int64_t group = in.query_states.columns / in.key_states.columns;
   for (std::size_t prompt = 0; prompt + 1 < in.cu_seqlens.size(); ++prompt) {
     const std::int64_t begin = in.cu_seqlens[prompt], end = in.cu_seqlens[prompt + 1];
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t first = in.sliding_window > 0 ? std::max(begin, t - in.sliding_window + 1) : begin;
       for (std::int64_t head = 0; head < num_heads; ++head) {
-        const std::int64_t q = head * in.head_dim, kv = head / group * in.head_dim;
+        const std::int64_t q = head * in.head_dim, k = head / group * in.head_dim;
+        const std::int64_t v = head / group * value_head_dim;
         std::vector<double> weights;
         for (std::int64_t s = first; s <= t; ++s) {
           double score = 0;
           for (std::int64_t d = 0; d < in.head_dim; ++d)
-            score += in.query_states.at(t, q + d) * in.key_states.at(s, kv + d);
+            score += in.query_states.at(t, q + d) * in.key_states.at(s, k + d);
           weights.push_back(score * in.scaling);
         }
         const double max = *std::max_element(weights.begin(), weights.end());
         double sum = 0;
         for (double& weight : weights) sum += weight = std::exp(weight - max);
-        for (std::int64_t d = 0; d < in.head_dim; ++d) {
+        for (std::int64_t d = 0; d < value_head_dim; ++d) {
           double value = 0;
           for (std::int64_t s = first; s <= t; ++s) {
-            value += weights[static_cast<std::size_t>(s - first)] * in.value_states.at(s, kv + d);
+            value += weights[static_cast<std::size_t>(s - first)] * in.value_states.at(s, v + d);
           }
-          out.at(t, q + d) = rounded(value / sum, out.dtype);
+          out.at(t, head * value_head_dim + d) = rounded(value / sum, out.dtype);
         }
       }
     }
@@ -114,8 +118,23 @@ Routed route_tokens_in_f64(const RouteInputs& in) {
     const auto selection = [&](std::int64_t e) {
       return scores[static_cast<std::size_t>(e)] + (in.selection_bias.rows > 0 ? in.selection_bias.at(0, e) : 0.0);
     };
-    std::vector<std::int64_t> order(static_cast<std::size_t>(num_experts));
-    for (std::int64_t e = 0; e < num_experts; ++e) order[static_cast<std::size_t>(e)] = e;
+    // Groups by the sum of their two best, then the experts of the best groups by their own.
+    const std::int64_t group_size = num_experts / in.num_groups;
+    const auto group_score = [&](std::int64_t group) {
+      std::vector<double> of_group;
+      for (std::int64_t e = 0; e < group_size; ++e) of_group.push_back(selection(group * group_size + e));
+      std::sort(of_group.rbegin(), of_group.rend());
+      return of_group.size() > 1 ? of_group[0] + of_group[1] : 0.0;
+    };
+    std::vector<std::int64_t> groups(static_cast<std::size_t>(in.num_groups)), order;
+    std::iota(groups.begin(), groups.end(), 0);
+    std::stable_sort(groups.begin(), groups.end(),
+                     [&](std::int64_t a, std::int64_t b) { return group_score(a) > group_score(b); });
+    groups.resize(static_cast<std::size_t>(in.topk_groups));
+    std::sort(groups.begin(), groups.end());
+    for (const std::int64_t group : groups) {
+      for (std::int64_t e = 0; e < group_size; ++e) order.push_back(group * group_size + e);
+    }
     std::stable_sort(order.begin(), order.end(),
                      [&](std::int64_t a, std::int64_t b) { return selection(a) > selection(b); });
     double sum = 0;
@@ -126,7 +145,8 @@ Routed route_tokens_in_f64(const RouteInputs& in) {
     }
     for (std::int64_t j = 0; j < in.num_choices; ++j) {
       double& weight = out.weights.at(t, j);
-      if (in.normalizes) weight /= sum;
+      if (in.normalizes) weight /= sum + in.divisor_epsilon;
+      weight *= in.scaling_factor;
       weight = rounded(weight, in.rounds_weights ? in.router_logits.dtype : weights);
     }
   }

@@ -14,7 +14,8 @@ namespace layerprobe::test {
 /// bias: [1, out_features], or no rows.
 Values matmul_in_f64(const Values& x, const Values& weight, const Values& bias);
 Values rms_norm_in_f64(const Values& x, const Values& weight, double rms_norm_eps);
-Values rope_in_f64(const Values& x, const Values& cos, const Values& sin, std::int64_t head_dim);
+Values rope_in_f64(const Values& x, const Values& cos, const Values& sin, std::int64_t head_dim, std::int64_t first = 0,
+                   bool interleaved = false);
 Values silu_mul_in_f64(const Values& gate, const Values& up);  // up: no rows for silu alone
 Values add_in_f64(const Values& a, const Values& b);
 
@@ -34,6 +35,10 @@ struct RouteInputs {
   bool normalizes;
   bool rounds_weights;
   std::int64_t num_choices;
+  std::int64_t num_groups = 1;
+  std::int64_t topk_groups = 1;
+  double divisor_epsilon = 0;
+  double scaling_factor = 1;
 };
 struct Routed {
   Values indices;  // i32

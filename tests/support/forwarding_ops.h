@@ -56,6 +56,7 @@ class ForwardingOps : public device::Ops {
   void add_rms_norm(const AddRmsNorm& args) override { ops_.add_rms_norm(args); }
   void rope(const Rope& args) override { ops_.rope(args); }
   void attention(const Attention& args) override { ops_.attention(args); }
+  void expand_key_values(const ExpandKeyValues& args) override { ops_.expand_key_values(args); }
   void silu_mul(const SiluMul& args) override { ops_.silu_mul(args); }
   void add(const Add& args) override { ops_.add(args); }
   void expand(const Expand& args) override { ops_.expand(args); }

@@ -26,8 +26,7 @@ void attend_prompts(const Ops::Attention& args, std::span<Prompt> prompts, const
                     AttentionScratch& scratch) {
   const std::int64_t element = args.out.dtype == Dtype::f64 ? sizeof(double) : sizeof(float);
   const std::int64_t panel = loops.panel_bytes / element;
-  const std::int64_t num_heads = args.query_states.columns / args.head_dim;
-  const std::int64_t num_key_value_heads = args.key_states.columns / args.head_dim;
+  const std::int64_t num_heads = args.num_heads(), num_key_value_heads = args.num_key_value_heads();
   std::vector<Part> to_pack, to_attend;
   std::int64_t keys = 0, values = 0;
   for (Prompt& prompt : prompts) {
@@ -41,7 +40,7 @@ void attend_prompts(const Ops::Attention& args, std::span<Prompt> prompts, const
   PackedKeyValues packed{.keys = nullptr,
                          .values = nullptr,
                          .key_head_stride = keys * args.head_dim,
-                         .value_head_stride = values * round_up(args.head_dim, panel),
+                         .value_head_stride = values * round_up(args.value_head_dim(), panel),
                          .value_panel_stride = values * panel};
   packed.keys = scratch.keys.reserve(num_key_value_heads * packed.key_head_stride * element);
   packed.values = scratch.values.reserve(num_key_value_heads * packed.value_head_stride * element);
@@ -64,7 +63,7 @@ void attend_prompts(const Ops::Attention& args, std::span<Prompt> prompts, const
 
 void attention(const Ops::Attention& args, const Loops& loops, Workers& workers, AttentionScratch& scratch) {
   const std::int64_t element = args.out.dtype == Dtype::f64 ? sizeof(double) : sizeof(float);
-  const std::int64_t token_bytes = 2 * args.key_states.columns * element;  // of a key and a value, packed
+  const std::int64_t token_bytes = (args.key_states.columns + args.value_states.columns) * element;  // packed
   std::vector<Prompt> prompts;
   std::int64_t packed_bytes = 0;
   for (std::size_t i = 0; i + 1 < args.cu_seqlens.size(); ++i) {

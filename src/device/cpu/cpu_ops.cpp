@@ -153,6 +153,7 @@ class CpuOps : public Ops {
   void add_rms_norm(const AddRmsNorm& args) override;
   void rope(const Rope& args) override;
   void attention(const Attention& args) override;
+  void expand_key_values(const ExpandKeyValues& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
   void expand(const Expand& args) override;
@@ -257,6 +258,28 @@ void CpuOps::rope(const Rope& args) {
 void CpuOps::attention(const Attention& args) {
   check(args);
   cpu::attention(args, loops_, workers_, attention_scratch_);
+}
+
+void CpuOps::expand_key_values(const ExpandKeyValues& args) {
+  check(args);
+  const auto heads = static_cast<std::size_t>(args.num_heads);
+  const std::size_t rotated_bytes = row_bytes(args.k_rot), value_bytes = row_bytes(args.value_states) / heads;
+  const std::size_t plain_bytes = row_bytes(args.key_states) / heads - rotated_bytes;
+  workers_.for_rows(args.kv, [&](Rows rows) {
+    for (std::int64_t row = rows.first; row < rows.last; ++row) {
+      auto* key = static_cast<std::byte*>(args.key_states.row_slice(row, 1).data);
+      auto* value = static_cast<std::byte*>(args.value_states.row_slice(row, 1).data);
+      const auto* kv = static_cast<const std::byte*>(args.kv.row_slice(row, 1).data);
+      for (std::size_t head = 0; head < heads; ++head) {
+        std::memcpy(key, kv, plain_bytes);
+        std::memcpy(key + plain_bytes, args.k_rot.row_slice(row, 1).data, rotated_bytes);
+        std::memcpy(value, kv + plain_bytes, value_bytes);
+        key += plain_bytes + rotated_bytes;
+        kv += plain_bytes + value_bytes;
+        value += value_bytes;
+      }
+    }
+  });
 }
 
 void CpuOps::silu_mul(const SiluMul& args) {

@@ -80,32 +80,58 @@ bool goes_before(A a, A b) {
   return a > b || (a != a && b == b);
 }
 
-/// One token's choice, out of its scores.
+/// The best of `scores` that is not taken yet: its index.
+template <typename A>
+std::size_t best_of(std::span<const A> scores, const std::vector<bool>& is_taken) {
+  std::size_t best = scores.size();
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (is_taken[i]) continue;
+    if (best == scores.size() || goes_before(scores[i], scores[best])) best = i;
+  }
+  return best;
+}
+
+/// Takes the experts of all groups but the best.
+template <typename A>
+void take_other_groups(const Ops::RouteTokens& args, std::span<const A> scores, std::vector<bool>& is_taken) {
+  const auto num_groups = static_cast<std::size_t>(args.num_groups);
+  const std::size_t size = scores.size() / num_groups;
+  std::vector<A> sums;
+  for (std::size_t group = 0; group < num_groups; ++group) {
+    const std::span<const A> of_group = scores.subspan(group * size, size);
+    std::vector<bool> is_summed(size, false);
+    const std::size_t first = best_of(of_group, is_summed);
+    is_summed[first] = true;
+    sums.push_back(of_group[first] + of_group[best_of(of_group, is_summed)]);
+  }
+  std::vector<bool> is_chosen(num_groups, false);
+  for (std::int64_t i = 0; i < args.topk_groups; ++i) is_chosen[best_of(std::span<const A>(sums), is_chosen)] = true;
+  for (std::size_t expert = 0; expert < scores.size(); ++expert) is_taken[expert] = !is_chosen[expert / size];
+}
+
+/// One token's choice, out of its scores. `selection` and `is_taken`: room to work in.
 template <typename D>
 void choose(const Ops::RouteTokens& args, std::int64_t token, std::span<const typename D::A> scores,
-            std::vector<bool>& is_chosen) {
+            std::vector<typename D::A>& selection, std::vector<bool>& is_taken) {
   using A = typename D::A;
   const auto* bias = static_cast<const A*>(args.selection_bias.data);
-  const auto selection_score = [&](std::size_t expert) {
-    return bias ? scores[expert] + bias[expert] : scores[expert];
-  };
+  selection.assign(scores.begin(), scores.end());
+  for (std::size_t expert = 0; bias && expert < scores.size(); ++expert) selection[expert] += bias[expert];
   auto* indices = row_of<std::int32_t>(args.topk_indices, token);
   auto* weights = row_of<A>(args.topk_weights, token);
-  is_chosen.assign(scores.size(), false);
+  is_taken.assign(scores.size(), false);
+  if (args.num_groups > 1) take_other_groups(args, std::span<const A>(selection), is_taken);
   A sum = 0;
   for (std::int64_t j = 0; j < args.topk_indices.columns; ++j) {
-    std::size_t best = scores.size();
-    for (std::size_t expert = 0; expert < scores.size(); ++expert) {
-      if (is_chosen[expert]) continue;
-      if (best == scores.size() || goes_before(selection_score(expert), selection_score(best))) best = expert;
-    }
-    is_chosen[best] = true;
+    const std::size_t best = best_of(std::span<const A>(selection), is_taken);
+    is_taken[best] = true;
     indices[j] = static_cast<std::int32_t>(best);
     weights[j] = scores[best];
     sum += weights[j];
   }
   for (std::int64_t j = 0; j < args.topk_indices.columns; ++j) {
-    if (args.normalizes) weights[j] /= sum;
+    if (args.normalizes) weights[j] /= sum + static_cast<A>(args.divisor_epsilon);
+    weights[j] *= static_cast<A>(args.scaling_factor);
     if (args.rounds_weights) weights[j] = D::read(D::round(weights[j]));
   }
 }
@@ -115,12 +141,13 @@ void choose(const Ops::RouteTokens& args, std::int64_t token, std::span<const ty
 void route_tokens(const Ops::RouteTokens& args, Rows tokens) {
   dispatch(args.router_logits.dtype, [&]<typename D>() {
     std::vector<typename D::A> scores(static_cast<std::size_t>(args.router_logits.columns));
-    std::vector<bool> is_chosen;
+    std::vector<typename D::A> selection;
+    std::vector<bool> is_taken;
     for (std::int64_t token = tokens.first; token < tokens.last; ++token) {
       const auto* logits = row_of<const typename D::Stored>(args.router_logits, token);
       for (std::size_t expert = 0; expert < scores.size(); ++expert) scores[expert] = D::read(logits[expert]);
       take_scores(args.scores, std::span(scores));
-      choose<D>(args, token, scores, is_chosen);
+      choose<D>(args, token, scores, selection, is_taken);
     }
   });
 }

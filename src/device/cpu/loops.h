@@ -25,14 +25,14 @@ struct F32Matrix {
 /// loops/tile_product.h: in f64, in f32, or two numbers of bf16 in the place of an f32 (loops/bf16_pairs.h).
 ///
 /// A panel is Loops::panel_bytes wide. Keys of a prompt begin a new panel: [key panel][head_dim][keys of the panel].
-/// Values: [head_dim panel][num_tokens][columns of the panel]. Both once for each key and value head. Strides and
+/// Values: [value_head_dim panel][num_tokens][columns of the panel]. Both once for each key and value head. Strides and
 /// offsets are in f32 or f64 elements.
 struct PackedKeyValues {
   void* keys;
   void* values;
   std::int64_t key_head_stride;     // between heads
   std::int64_t value_head_stride;   // the same
-  std::int64_t value_panel_stride;  // between panels of head_dim
+  std::int64_t value_panel_stride;  // between panels of value_head_dim
 };
 
 /// One prompt in a call of attention.

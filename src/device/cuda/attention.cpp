@@ -32,13 +32,15 @@ void Attention::cut_into_tiles(std::span<const std::int64_t> cu_seqlens, std::in
 
 void Attention::run(const Ops::Attention& args) {
   constexpr std::int64_t kStep = 8;  // elements: 16 bytes in f16 and bf16
-  const std::int64_t head_dim = (args.head_dim + kStep - 1) / kStep * kStep;
-  const std::int64_t num_heads = args.query_states.columns / args.head_dim;
-  const std::int64_t key_value_heads = args.key_states.columns / args.head_dim;
+  // The kernels know one width: the narrower of keys and values is padded with zeros, which change no score and no
+  // other column of a result.
+  const std::int64_t widest = std::max(args.head_dim, args.value_head_dim());
+  const std::int64_t head_dim = (widest + kStep - 1) / kStep * kStep;
+  const std::int64_t num_heads = args.num_heads(), key_value_heads = args.num_key_value_heads();
   if (head_dim > kernels::kMaxHeadDim) {
     throw Error({.kind = ErrorKind::usage,
                  .where = "attention",
-                 .what = text("head_dim is ", args.head_dim, "; the GPU takes up to ", kernels::kMaxHeadDim),
+                 .what = text("head_dim is ", widest, "; the GPU takes up to ", kernels::kMaxHeadDim),
                  .fix = "use --device-map cpu"});
   }
   if (args.query_states.rows == 0) return;

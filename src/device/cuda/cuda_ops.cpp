@@ -21,6 +21,7 @@
 #include "kernels/combine_experts.h"
 #include "kernels/embedding.h"
 #include "kernels/expand.h"
+#include "kernels/expand_key_values.h"
 #include "kernels/group_by_expert.h"
 #include "kernels/mean_rows.h"
 #include "kernels/rms_norm.h"
@@ -185,6 +186,7 @@ class CudaOps : public Ops {
   void add_rms_norm(const AddRmsNorm& args) override;
   void rope(const Rope& args) override;
   void attention(const Attention& args) override;
+  void expand_key_values(const ExpandKeyValues& args) override;
   void silu_mul(const SiluMul& args) override;
   void add(const Add& args) override;
   void expand(const Expand& args) override;
@@ -444,6 +446,8 @@ void CudaOps::rope(const Rope& args) {
                  .num_heads = args.x.columns / args.head_dim,
                  .head_dim = args.head_dim,
                  .half = args.cos.columns,
+                 .first = args.first,
+                 .interleaved = args.interleaved,
                  .dtype = args.x.dtype},
                 context_.stream());
 }
@@ -452,6 +456,23 @@ void CudaOps::attention(const Attention& args) {
   check(args);
   begin_writing({args.out});
   attention_.run(args);
+}
+
+void CudaOps::expand_key_values(const ExpandKeyValues& args) {
+  check(args);
+  begin_writing({args.key_states, args.value_states});
+  const std::int64_t key_columns = args.key_states.columns / args.num_heads;
+  kernels::expand_key_values({.key_states = matrix_of(args.key_states),
+                              .value_states = matrix_of(args.value_states),
+                              .kv = matrix_of(args.kv),
+                              .k_rot = matrix_of(args.k_rot),
+                              .num_tokens = args.kv.rows,
+                              .num_heads = args.num_heads,
+                              .plain_columns = key_columns - args.k_rot.columns,
+                              .rotated_columns = args.k_rot.columns,
+                              .value_columns = args.value_states.columns / args.num_heads,
+                              .dtype = args.kv.dtype},
+                             context_.stream());
 }
 
 void CudaOps::silu_mul(const SiluMul& args) {
@@ -502,6 +523,10 @@ void CudaOps::route_tokens(const RouteTokens& args) {
                          .is_sigmoid = args.scores == Scores::sigmoid,
                          .normalizes = args.normalizes,
                          .rounds_weights = args.rounds_weights,
+                         .num_groups = args.num_groups,
+                         .topk_groups = args.topk_groups,
+                         .divisor_epsilon = args.divisor_epsilon,
+                         .scaling_factor = args.scaling_factor,
                          .dtype = args.router_logits.dtype},
                         context_.stream());
 }

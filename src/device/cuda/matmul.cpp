@@ -97,7 +97,7 @@ std::unique_ptr<MatMulWeight> MatMuls::weight(const Ops::MatMulWeightParts& part
 }
 
 void MatMuls::add(const Tensor& out, const StoredValues& values, Loader& loader) {
-  if (values.scales) return load_by_host(context_, out, values);
+  if (values.scales || values.only_read_values) return load_by_host(context_, out, values);
   loader.add(out, values);
 }
 

@@ -20,32 +20,32 @@ constexpr std::int64_t kKeyBlock = 512;  // a multiple of a panel's keys; a tile
 template <typename A, typename Term>
 struct AttentionState {
   Term* query;        // [kQueryTokens, terms of head_dim]
-  A* out;             // [kQueryTokens, padded head_dim], not yet divided by the sum
+  A* out;             // [kQueryTokens, padded value_head_dim], not yet divided by the sum
   A* max;             // [kQueryTokens], of the scaled scores so far
   A* sum;             // [kQueryTokens], of the exponentials so far
   A* scores;          // [kTileRows, kKeyBlock]; in their place then the weights of the values, as terms
   A* row_result;      // [kTileRows, kPanel]
   Term* seen_values;  // [terms of kKeyBlock, kPanel]
 
-  AttentionState(void* scratch, std::int64_t head_dim) {
+  AttentionState(void* scratch, const Ops::Attention& args) {
     query = static_cast<Term*>(scratch);
-    out = static_cast<A*>(scratch) + kQueryTokens * head_dim;
-    max = out + kQueryTokens * padded_head_dim<A>(head_dim);
+    out = static_cast<A*>(scratch) + kQueryTokens * args.head_dim;
+    max = out + kQueryTokens * padded_head_dim<A>(value_head_dim_of(args));
     sum = max + kQueryTokens;
     scores = sum + kQueryTokens;
     row_result = scores + kTileRows * kKeyBlock;
     seen_values = reinterpret_cast<Term*>(row_result + kTileRows * kPanel<A>);
   }
-  static std::int64_t bytes(std::int64_t head_dim) {
-    const std::int64_t elements = kQueryTokens * (head_dim + padded_head_dim<A>(head_dim) + 2) +
+  static std::int64_t bytes(const Ops::Attention& args) {
+    const std::int64_t elements = kQueryTokens * (args.head_dim + padded_head_dim<A>(value_head_dim_of(args)) + 2) +
                                   kTileRows * (kKeyBlock + kPanel<A>)+kKeyBlock * kPanel<A>;
     return elements * static_cast<std::int64_t>(sizeof(A));
   }
 };
 
 std::int64_t attention_scratch_bytes(const Ops::Attention& args) {
-  return args.out.dtype == Dtype::f64 ? AttentionState<double, double>::bytes(args.head_dim)
-                                      : AttentionState<float, float>::bytes(args.head_dim);
+  return args.out.dtype == Dtype::f64 ? AttentionState<double, double>::bytes(args)
+                                      : AttentionState<float, float>::bytes(args);
 }
 
 /// `value` in the lanes whose key, counted from `key` for lane 0, is in `seen`; `other` in the rest.
@@ -107,7 +107,7 @@ template <typename Element, typename Terms, typename A, typename Term>
 void attend(const Ops::Attention& args, const PackedHead<Terms>& head, const AttentionState<A, Term>& state,
             std::int64_t tile, std::int64_t first_token, std::int64_t num_tokens, Rows keys, std::int64_t block_end,
             bool apart) {
-  const std::int64_t out_columns = padded_head_dim<A>(args.head_dim);
+  const std::int64_t out_columns = padded_head_dim<A>(value_head_dim_of(args));
   const std::int64_t count = keys.last - keys.first;
   A* out = state.out + tile * out_columns;
   const std::int64_t terms = Terms::count(args.head_dim);
@@ -151,10 +151,10 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
                 Rows tokens, void* scratch, bool apart) {
   using A = Scalar<Element>;
   using V = Vector<Element>;
-  const std::int64_t head_dim = args.head_dim;
-  const std::int64_t out_columns = padded_head_dim<A>(head_dim);
+  const std::int64_t head_dim = args.head_dim, value_head_dim = value_head_dim_of(args);
+  const std::int64_t out_columns = padded_head_dim<A>(value_head_dim);
   const std::int64_t terms = Terms::count(head_dim);
-  const AttentionState<A, typename Terms::Term> state(scratch, head_dim);
+  const AttentionState<A, typename Terms::Term> state(scratch, args);
   const Tensor queries = part_of<Element>(args.query_states, {prompt.begin + tokens.first, prompt.begin + tokens.last},
                                           head * head_dim, head_dim);
   prefetch_rows<Element>(queries);
@@ -188,9 +188,9 @@ bool attend_all(const Ops::Attention& args, const PackedKeyValues& packed, const
 
   V not_finite = {};
   for (std::int64_t row = 0; row < queries.rows; ++row) {
-    Element* to = row_of<Element>(args.out, prompt.begin + tokens.first + row) + head * head_dim;
+    Element* to = row_of<Element>(args.out, prompt.begin + tokens.first + row) + head * value_head_dim;
     const A factor = 1 / state.sum[row];
-    for_each_vector<Element>(head_dim, [&](std::int64_t d, auto access) {
+    for_each_vector<Element>(value_head_dim, [&](std::int64_t d, auto access) {
       const V value = access.load(state.out + row * out_columns + d) * factor;
       not_finite += value - value;
       access.store(to + d, value);

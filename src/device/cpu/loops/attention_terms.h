@@ -17,6 +17,11 @@ inline std::int64_t padded_head_dim(std::int64_t head_dim) {
   return (head_dim + kPanel<A> - 1) / kPanel<A> * kPanel<A>;
 }
 
+/// Ops::Attention::value_head_dim: an inline function of another header.
+inline std::int64_t value_head_dim_of(const Ops::Attention& args) {
+  return args.value_states.columns / (args.key_states.columns / args.head_dim);
+}
+
 /// Each element is a term, in its arithmetic type. An instruction set that multiplies bf16 in pairs has its own such
 /// struct for them: loops/bf16_pairs.h.
 template <typename Element>
@@ -39,7 +44,7 @@ struct SingleTerms {
       }
     });
   }
-  /// The rows of `values`, one head of some tokens, into the rows of panels whose columns are head_dim's.
+  /// The rows of `values`, one head of some tokens, into the rows of panels whose columns are value_head_dim's.
   static void pack_values(Term* to, std::int64_t panel_stride, const Tensor& values) {
     for (std::int64_t token = 0; token < values.rows; ++token) {
       const Element* value = row_of<const Element>(values, token);
@@ -104,7 +109,8 @@ void pack_head(const Ops::Attention& args, const PackedKeyValues& packed, const 
   const PackedHead<Terms> head(packed, prompt, key_value_head, head_dim);
   const Rows rows{prompt.begin + tokens.first, prompt.begin + tokens.last};
   const Tensor keys = part_of<Element>(args.key_states, rows, key_value_head * head_dim, head_dim);
-  const Tensor values = part_of<Element>(args.value_states, rows, key_value_head * head_dim, head_dim);
+  const std::int64_t value_head_dim = value_head_dim_of(args);
+  const Tensor values = part_of<Element>(args.value_states, rows, key_value_head * value_head_dim, value_head_dim);
   prefetch_rows<Element>(keys);
   prefetch_rows<Element>(values);
   for (std::int64_t row = 0; row < keys.rows; ++row) {

@@ -91,6 +91,26 @@ void silu_mul(const Ops::SiluMul& args, Rows rows) {
   });
 }
 
+/// Ops::Rope of one head whose pairs are neighbours.
+template <typename Element>
+inline void rotate_neighbours(Element* x, const Element* cos, const Element* sin, std::int64_t half) {
+  for_each_vector<Element>(half, [&](std::int64_t j, auto access) {
+    Element low[kLanes<Element>] = {}, high[kLanes<Element>] = {};
+    const std::int64_t count = half - j < kLanes<Element> ? half - j : kLanes<Element>;
+    for (std::int64_t lane = 0; lane < count; ++lane) {
+      low[lane] = x[2 * (j + lane)];
+      high[lane] = x[2 * (j + lane) + 1];
+    }
+    const Vector<Element> lo = load(low), hi = load(high), c = access.load(cos + j), s = access.load(sin + j);
+    store(low, rounded<Element>(lo * c) - rounded<Element>(hi * s));
+    store(high, rounded<Element>(hi * c) + rounded<Element>(lo * s));
+    for (std::int64_t lane = 0; lane < count; ++lane) {
+      x[2 * (j + lane)] = low[lane];
+      x[2 * (j + lane) + 1] = high[lane];
+    }
+  });
+}
+
 void rope(const Ops::Rope& args, Rows rows) {
   dispatch(args.x.dtype, [&]<typename Element>() {
     const std::int64_t half = args.cos.columns;
@@ -98,7 +118,11 @@ void rope(const Ops::Rope& args, Rows rows) {
       const Element* cos = row_of<const Element>(args.cos, row);
       const Element* sin = row_of<const Element>(args.sin, row);
       for (std::int64_t head = 0; head < args.x.columns; head += args.head_dim) {
-        Element* low = row_of<Element>(args.x, row) + head;
+        Element* low = row_of<Element>(args.x, row) + head + args.first;
+        if (args.interleaved) {
+          rotate_neighbours(low, cos, sin, half);
+          continue;
+        }
         Element* high = low + half;
         for_each_vector<Element>(half, [&](std::int64_t j, auto access) {
           const Vector<Element> lo = access.load(low + j), hi = access.load(high + j);
