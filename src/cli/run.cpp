@@ -74,6 +74,7 @@ Json json_of(const runtime::RunReport& report) {
   out.set("device", report.device);
   out.set("num_prompts", report.num_prompts);
   out.set("num_tokens", report.num_tokens);
+  out.set("shard", shard_json(report.part));
   out.set("computed_tokens", report.computed_tokens);
   out.set("captured_bytes", report.captured_bytes);
   out.set("resumed_bytes", report.resumed_bytes);
@@ -199,7 +200,8 @@ void print(const runtime::RunReport& report) {
   print_statistics(report);
   if (!report.top_k.empty()) print_top_k(report);
   std::cout << plan::name_of(report.test_type) << " in " << name_of(report.dtype) << " on " << report.device << "\n"
-            << counted(report.num_prompts, "prompt") << ", " << counted(report.num_tokens, "token") << ", "
+            << (report.part ? shard_text(*report.part) + "\n" : "") << counted(report.num_prompts, "prompt") << ", "
+            << counted(report.num_tokens, "token") << ", "
             << counted(static_cast<std::int64_t>(report.points.size()), "point");
   if (report.resumed_bytes > 0) std::cout << "; " << bytes_text(report.resumed_bytes) << " were complete before";
   const double rate = static_cast<double>(report.computed_tokens) / std::max(report.run_seconds, 1e-9);
@@ -240,8 +242,11 @@ ExitCode run(RunArguments& arguments) {
   if (!report.first_non_finite) return ExitCode::success;
   const runtime::RunReport::NonFinite& found = *report.first_non_finite;
   std::cerr << "not finite: first in " << found.point << ", prompt " << found.prompt << ", "
-            << (found.token < 0 ? std::string("mean") : text("token ", found.token)) << " (" << found.nan_count
-            << " NaN and " << found.inf_count << " infinite values in this point)\n";
+            << (found.token < 0 ? std::string("mean") : text("token ", found.token))
+            << (report.part
+                    ? text(", which is prompt ", report.part->first_prompt + found.prompt, " of the whole input")
+                    : "")
+            << " (" << found.nan_count << " NaN and " << found.inf_count << " infinite values in this point)\n";
   return ExitCode::differs;
 }
 

@@ -75,6 +75,7 @@ store::Layout make_layout(const Prepared& prepared, const Devices& devices, cons
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
                      {"code_path", devices.front()->code_path()},
                      {kMatMulChoices, matmul_choices}};
+  if (prepared.part) layout.identity.merge(prepared.part->attributes());
   layout.information = {{"model", std::filesystem::absolute(prepared.checkpoint.path()).string()},
                         {"program", std::string("layerprobe ") + LAYERPROBE_VERSION},
                         {"command_line", options.command_line},
@@ -385,6 +386,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   report.device = devices.front()->code_path();
   report.num_prompts = prepared.prompts.num_prompts();
   report.num_tokens = prepared.prompts.num_tokens();
+  report.part = prepared.part;
   report.output = prepared.output(options);
   report.predicted = {.load_seconds = placed.load_seconds,
                       .run_seconds = placed.run_seconds,

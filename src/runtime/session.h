@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "plan/plan.h"
 #include "runtime/input.h"
 #include "runtime/link.h"
+#include "runtime/shard.h"
 #include "store/writer.h"
 
 namespace layerprobe::runtime {
@@ -24,7 +26,8 @@ struct RunOptions {
   std::int64_t num_replicas = 0;  // pipelines that take micro-batches from one queue; 0: as many as pay
   Transport transport = Transport::automatic;
   InputOptions input;
-  std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
+  std::optional<Shard> shard;  // of the input; nothing: all of it
+  std::string output;          // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
   store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;
   double commit_every_seconds = 10;       // of work, at most, is lost in a crash; a sync of the file each time
   std::uint64_t pinned_memory_bytes = 0;  // for captures on their way to the file; 0: what the device likes
@@ -67,6 +70,7 @@ struct RunReport {
   std::string device;
   std::int64_t num_prompts = 0;
   std::int64_t num_tokens = 0;
+  std::optional<Part> part;          // where they are a shard's; all prompts here are counted from its first
   std::int64_t computed_tokens = 0;  // in this run: what an earlier one had complete is left out
   std::uint64_t captured_bytes = 0;  // by this run
   std::uint64_t resumed_bytes = 0;   // by an earlier one
