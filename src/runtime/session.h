@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -33,6 +34,10 @@ struct RunOptions {
   std::uint64_t pinned_memory_bytes = 0;  // for captures on their way to the file; 0: what the device likes
   std::string command_line;               // kept in the file
 };
+
+/// The attributes of a file that its results follow from: equal, prompts apart, in runs that one file can hold.
+inline constexpr std::array kIdentity = {"model_hash", "model_type", "test_type", "dtype",
+                                         "numerics",   "input",      "code_path", "matmul_choices"};
 
 /// How a device is, while it runs.
 struct DeviceState {

@@ -67,6 +67,12 @@ std::uint64_t Reader::complete_bytes() const { return state_->contents.complete_
 std::uint64_t Reader::capture_bytes() const { return state_->contents.capture_bytes(); }
 const Statistics& Reader::statistics(std::size_t point) const { return state_->statistics.at(point); }
 
+std::vector<Statistics> Reader::statistics_of_prompts(std::size_t point) const {
+  expect(has_statistics_of_prompts(), "statistics of prompts are read where they are");
+  return statistics_of_point(state_->file, state_->contents, point);
+}
+bool Reader::has_statistics_of_prompts() const { return state_->contents.per_prompt.has_value(); }
+
 void Reader::read_rows(std::size_t point, std::int64_t first_row, std::int64_t num_rows,
                        std::span<std::byte> out) const {
   const Contents& contents = state_->contents;
