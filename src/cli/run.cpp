@@ -1,12 +1,14 @@
 #include <iomanip>
 #include <iostream>
 #include <memory>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/common_options.h"
+#include "cli/metrics.h"
 #include "cli/progress.h"
 #include "cli/stop_signals.h"
 #include "cli/table.h"
@@ -18,6 +20,7 @@ namespace {
 struct RunArguments {
   CommonArguments common;
   std::string pinned_memory;
+  std::string metrics;
   bool overwrite = false;
   bool resume = false;
 };
@@ -217,6 +220,37 @@ void print(const runtime::RunReport& report) {
   }
 }
 
+/// Keeps the file of --metrics while the run goes on.
+runtime::RunReport run_with_metrics(const RunArguments& arguments, runtime::Watch& watch) {
+  const runtime::RunOptions& options = arguments.common.run;
+  if (arguments.metrics.empty()) return runtime::run(options, watch);
+  Metrics metrics(arguments.metrics, {{"model", options.model},
+                                      {"test_type", arguments.common.test_type},
+                                      {"output", options.output},
+                                      {"shard", arguments.common.shard},
+                                      {"version", LAYERPROBE_VERSION}});
+  bool has_warned = false;
+  watch.beat = [&](const runtime::RunState& state) {
+    try {
+      metrics.write(state);
+    } catch (const Error& error) {
+      if (!std::exchange(has_warned, true))
+        watch.warn(text("--metrics: ", error.parts().where, ": ", error.parts().what));
+    }
+  };
+  try {
+    runtime::RunReport report = runtime::run(options, watch);
+    metrics.end("finished");
+    return report;
+  } catch (const Error& error) {
+    metrics.end(error.kind() == ErrorKind::interrupted ? "stopped" : "failed");
+    throw;
+  } catch (...) {
+    metrics.end("failed");
+    throw;
+  }
+}
+
 ExitCode run(RunArguments& arguments) {
   runtime::RunOptions& options = finished(arguments.common);
   if (!arguments.pinned_memory.empty()) {
@@ -232,7 +266,7 @@ ExitCode run(RunArguments& arguments) {
     Progress progress(arguments.common.quiet);
     runtime::Watch watch = progress.watch();
     watch.should_stop = [&] { return signals.has_come(); };
-    report = runtime::run(options, watch);
+    report = run_with_metrics(arguments, watch);
   }
   if (arguments.common.json) {
     std::cout << json_of(report).dump(2) << "\n";
@@ -267,6 +301,11 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
       ->add_option("--pinned-memory", arguments->pinned_memory,
                    "Memory of the host for captures on their way to the file, as in 512MiB (1GiB for a GPU)")
       ->type_name("SIZE");
+  command
+      ->add_option(
+          "--metrics", arguments->metrics,
+          "Keep a Prometheus text file of how far the run is and what its devices wait for, replaced every 10 s")
+      ->type_name("FILE.prom");
   CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");
   command->add_flag("--resume", arguments->resume, "Continue the output's partial file")->excludes(overwrite);
   command->callback([&chosen, arguments] { chosen = [arguments] { return run(*arguments); }; });

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -115,6 +117,44 @@ bool is_set(const char* variable) {
   return value != nullptr && *value != '\0' && std::string_view(value) != "0";
 }
 
+/// Calls `beat` every so often from a thread of its own while it lives, and once more when it ends.
+class Beating {
+ public:
+  Beating(std::function<void()> beat, double seconds) : beat_(std::move(beat)), seconds_(seconds) {
+    if (beat_) thread_ = std::thread([this] { run(); });
+  }
+  ~Beating() {
+    if (!beat_) return;
+    {
+      const std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+  }
+  Beating(const Beating&) = delete;
+  Beating& operator=(const Beating&) = delete;
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    for (bool is_last = false; !is_last;) {
+      is_last = changed_.wait_for(lock, std::chrono::duration<double>(seconds_), [&] { return ends_; });
+      try {
+        beat_();
+      } catch (const std::exception&) {  // as Watch says
+      }
+    }
+  }
+
+  const std::function<void()> beat_;
+  const double seconds_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ends_ = false;
+  std::thread thread_;
+};
+
 /// Runs what is prepared; one object so that its steps need no long lists of arguments.
 class Session {
  public:
@@ -186,6 +226,8 @@ class Session {
     for (const auto& run : runs_) load_total += run->load_bytes();
     telling_.expect(load_total, tokens_total);
     shared_.num_loading = runs_.size();
+    const Beating beating(watch_.beat ? [this] { watch_.beat(state()); } : std::function<void()>(),
+                          watch_.beat_seconds);
 
     if (runs_.size() == 1) {
       runs_.front()->run();
@@ -295,6 +337,12 @@ class Session {
     std::vector<DeviceState> states;
     for (const auto& run : runs_) states.push_back(run->state());
     return states;
+  }
+
+  RunState state() {
+    RunState state = telling_.state(prepared_.plan.layers.size());
+    for (const auto& run : runs_) state.captured_bytes += run->recorded_bytes();
+    return state;
   }
 
   void rank(std::int64_t row, const TopK& top) {

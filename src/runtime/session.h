@@ -45,6 +45,16 @@ struct DeviceState {
   std::string modules;  // "embed_tokens, 0-15"
   std::uint64_t memory_bytes = 0;
   std::string waits_for;  // "weights", "upstream", "downstream", "the ring of captures"; empty: it works
+  // That it has waited for each, but for a wait that is not over.
+  double weights_seconds = 0, upstream_seconds = 0, downstream_seconds = 0, ring_seconds = 0;
+};
+
+/// How far a run is.
+struct RunState {
+  std::uint64_t loaded_bytes = 0, load_bytes = 0;  // of weights that are loaded before it runs: done and in all
+  double tokens = 0, num_tokens = 0;               // through all layers, done and in all
+  std::uint64_t captured_bytes = 0;                // that this run has handed to its writers
+  std::vector<DeviceState> devices;
 };
 
 /// What a run tells while it goes on. Called from the threads that run, one at a time, often: whoever listens decides
@@ -60,6 +70,10 @@ struct Watch {
   };
   std::function<void(const Step&)> step = [](const Step&) {};
   std::function<void(const std::string&)> warn = [](const std::string&) {};
+  /// Called every beat_seconds by a thread of its own, whether or not anything goes on, from the first weight to the
+  /// last layer, and once at the end of that. What it throws is dropped.
+  std::function<void(const RunState&)> beat = {};
+  double beat_seconds = 10;
   /// Asked between layers, tensors and prompts: true ends the run there.
   std::function<bool()> should_stop = [] { return false; };
 
