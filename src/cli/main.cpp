@@ -17,6 +17,8 @@ int main(int argc, char** argv) {
   cli::add_merge(app, chosen, command_line);
   cli::add_compare(app, chosen);
   cli::add_inspect(app, chosen);
+  cli::add_completion(app, chosen);
+  cli::add_man(app, chosen);
   app.require_subcommand(1);
   try {
     app.parse(cli::arguments_for(app, argc, argv));

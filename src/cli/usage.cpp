@@ -95,6 +95,14 @@ std::string command_line_text(int argc, char** argv) {
   return out;
 }
 
+std::string type_text(const CLI::Option& option) {
+  std::string type = option.get_type_name();
+  for (const char* check : {":POSITIVE", ":NONNEGATIVE"}) {  // CLI11 appends what it checks
+    if (type.ends_with(check)) type.erase(type.rfind(':'));
+  }
+  return option.get_lnames().empty() && type == "TEXT" ? option.get_single_name() : type;
+}
+
 bool print_config_if_asked(const CLI::App& app) {
   if (app.count("--print-config") == 0) return false;
   const CLI::App& chosen = innermost(app);
