@@ -3,7 +3,7 @@
 
 usage: hf_extract_gpu.py FOLDER INPUT_IDS.json [--modes forward,hooks,...] [--batch 8] [--dtype bfloat16]
                          [--seconds 5] [--out FILE.h5] [--device-map cuda] [--max-memory JSON] [--base-model]
-                         [--no-warm-up]
+                         [--no-warm-up] [--dequantize]
 
 INPUT_IDS.json is a list of ids a prompt. Prompts of several lengths are sorted and padded, a batch to its longest.
 
@@ -48,6 +48,8 @@ class Job:
         if options.max_memory:  # {"0": "6GB", "cpu": "100GB"}
             given = json.loads(options.max_memory)
             limits["max_memory"] = {int(name) if name.isdigit() else name: size for name, size in given.items()}
+        if options.dequantize:
+            limits["quantization_config"] = transformers.FineGrainedFP8Config(dequantize=True)
         model = kind.from_pretrained(options.folder, dtype=self.dtype, device_map=options.device_map, **limits).eval()
         self.decoder = model if options.base_model else model.model
         self.is_gpu = self.decoder.device.type == "cuda"
@@ -167,6 +169,7 @@ def main():
     parser.add_argument("--max-memory")
     parser.add_argument("--base-model", action="store_true")
     parser.add_argument("--no-warm-up", action="store_true")
+    parser.add_argument("--dequantize", action="store_true", help="a checkpoint in FP8, expanded while it is loaded")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
 

@@ -221,11 +221,28 @@ def make(shape, folder, layers=None, only=None, processes=None, fp8=False, heade
         children.append(child)
     if any([os.waitpid(child, 0)[1] for child in children]):
         sys.exit(f"error: {folder}: not written")
+    write_json(folder, config, files)
+    return checkpoint_bytes(config)
+
+
+def link_layers(whole, folder, config):
+    """A checkpoint of `config`, which has fewer layers than the one in `whole`, that takes no room: the same files by
+    other names. Returns the checkpoint's bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(path.name for path in whole.glob("*.safetensors"))
+    files = files_of(config)
+    layers = config["num_hidden_layers"]
+    for name, source in zip(files, names[:layers] + names[-1:]):
+        os.link(whole / source, folder / name)
+    write_json(folder, config, files)
+    return checkpoint_bytes(config)
+
+
+def write_json(folder, config, files):
     index = {"metadata": {"total_size": checkpoint_bytes(config)},
              "weight_map": {tensor: name for name, tensors in files.items() for tensor in tensors}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    return checkpoint_bytes(config)
 
 
 def main():

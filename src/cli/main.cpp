@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   cli::add_run(app, chosen, command_line);
   cli::add_plan(app, chosen);
   cli::add_merge(app, chosen, command_line);
+  cli::add_check(app, chosen);
   cli::add_compare(app, chosen);
   cli::add_inspect(app, chosen);
   cli::add_completion(app, chosen);

@@ -26,8 +26,9 @@ std::string line_of(const runtime::Watch::Step& step) {
   const double rate = done / std::max(step.seconds, 1e-9);
   const std::string left = share > 0 ? time_text(step.seconds * (1 - share) / share) : "?";
   const std::string percent = text(static_cast<int>(share * 100), "%");
-  if (step.kind == runtime::Watch::Step::Kind::loading) {
-    return text("loading weights: ", percent, " of ", bytes_text(step.total), ", ",
+  if (step.kind != runtime::Watch::Step::Kind::running) {
+    const bool loads = step.kind == runtime::Watch::Step::Kind::loading;
+    return text(loads ? "loading weights: " : "reading the checkpoint: ", percent, " of ", bytes_text(step.total), ", ",
                 bytes_text(static_cast<std::uint64_t>(rate)), "/s, ", left, " left");
   }
   return text("running layers: ", percent, ", ", number_text(rate), " tokens x layers/s, ", left, " left");

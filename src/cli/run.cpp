@@ -59,6 +59,7 @@ Json device_json(const runtime::RunReport::Device& device) {
   out.set("name", device.name);
   out.set("modules", device.modules);
   out.set("replica", device.replica);
+  out.set("weights_from", device.weights_from.empty() ? "checkpoint" : device.weights_from);
   out.set("most_bytes", device.most_bytes);
   out.set("busy_seconds", device.busy_seconds);
   out.set("busy_share", device.busy_share);

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #if LAYERPROBE_CUDA
 #include "device/cuda/cuda_ops.h"
+#include "device/cuda/nccl.h"
 #endif
 
 namespace layerprobe::device {
@@ -25,6 +26,15 @@ std::optional<int> index_of(std::string_view name, std::string_view kind) {
   return index;
 }
 
+#if !LAYERPROBE_CUDA
+Error without_cuda(std::string where) {
+  return Error({.kind = ErrorKind::usage,
+                .where = std::move(where),
+                .what = "this program was built without its GPU backend",
+                .fix = "build it where CMake finds the CUDA toolkit (-DLAYERPROBE_CUDA=ON), or use --device-map cpu"});
+}
+#endif
+
 }  // namespace
 
 std::vector<DeviceInfo> gpus() {
@@ -32,6 +42,29 @@ std::vector<DeviceInfo> gpus() {
   return cuda::gpus();
 #else
   return {};
+#endif
+}
+
+std::optional<CudaLibraries> cuda_libraries() {
+#if LAYERPROBE_CUDA
+  return cuda::libraries();
+#else
+  return std::nullopt;
+#endif
+}
+
+AllReduce all_reduce(std::span<const std::string> gpus, std::size_t bytes) {
+  std::vector<int> indices;
+  for (const std::string& name : gpus) {
+    const std::optional<int> index = index_of(name, "cuda");
+    expect(index.has_value(), "GPUs sum over GPUs");
+    indices.push_back(*index);
+  }
+#if LAYERPROBE_CUDA
+  return cuda::all_reduce(indices, bytes);
+#else
+  static_cast<void>(bytes);
+  throw without_cuda(gpus.empty() ? "cuda" : gpus.front());
 #endif
 }
 
@@ -61,10 +94,7 @@ std::unique_ptr<Ops> open_device(std::string_view name, const DeviceOptions& opt
   return cuda::cuda_ops(*index, options);
 #else
   static_cast<void>(options);
-  throw Error({.kind = ErrorKind::usage,
-               .where = std::string(name),
-               .what = "this program was built without its GPU backend",
-               .fix = "build it where CMake finds the CUDA toolkit (-DLAYERPROBE_CUDA=ON), or use --device-map cpu"});
+  throw without_cuda(std::string(name));
 #endif
 }
 

@@ -195,6 +195,10 @@ class Ops {
   /// Begins to carry out the loads that are queued; operations go on beside them. Memory that they fill may be in use
   /// by operations that were queued before.
   virtual std::unique_ptr<Loads> start_loads() = 0;
+  /// Begins to carry out the queued loads from the memory of `donor`, which has carried out its last start_loads, of
+  /// the same values in the same order, and leaves them alone until Loads::wait has returned here. Nothing where the
+  /// devices have no such way: the loads stay queued.
+  virtual std::unique_ptr<Loads> start_copies(const Ops& /*donor*/) { return nullptr; }
   /// Carries them out: start_loads and Loads::wait.
   void finish_loads(const std::function<void(std::uint64_t bytes)>& read) { start_loads()->wait(read); }
 

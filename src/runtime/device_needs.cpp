@@ -119,20 +119,23 @@ Devices open_devices(const plan::DevicePlan& plan) {
 
 void expect_memory(const Devices& devices, const plan::DevicePlan& plan) {
   for (std::size_t i = 0; i < devices.size(); ++i) {
-    const plan::DevicePlan::DeviceRow& row = plan.devices[i % plan.devices.size()];
-    const std::uint64_t weights = row.weights_bytes + row.stream_bytes;
-    const std::uint64_t others = row.reserve.total() - row.reserve.context_bytes;
-    const std::uint64_t free = devices[i]->free_bytes();
-    if (weights + others <= free) continue;
-    throw Error({.kind = ErrorKind::resource,
-                 .where = devices[i]->name(),
-                 .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(others),
-                              " for activations and captures of ", plan.tokens_per_batch, " tokens; ", bytes_text(free),
-                              " may be taken"),
-                 .fix = text("other programs hold some of it: give --max-memory ", free / 1'000'000,
-                             "MB or less, so that what does not fit streams, or use --tokens-per-batch ",
-                             std::max<std::int64_t>(plan.tokens_per_batch / 2, 1), " or fewer")});
+    expect_memory(*devices[i], plan.devices[i % plan.devices.size()], plan.tokens_per_batch);
   }
+}
+
+void expect_memory(device::Ops& device, const plan::DevicePlan::DeviceRow& row, std::int64_t tokens_per_batch) {
+  const std::uint64_t weights = row.weights_bytes + row.stream_bytes;
+  const std::uint64_t others = row.reserve.total() - row.reserve.context_bytes;
+  const std::uint64_t free = device.free_bytes();
+  if (weights + others <= free) return;
+  throw Error({.kind = ErrorKind::resource,
+               .where = device.name(),
+               .what = text("needs ", bytes_text(weights), " for weights and ", bytes_text(others),
+                            " for activations and captures of ", tokens_per_batch, " tokens; ", bytes_text(free),
+                            " may be taken"),
+               .fix = text("other programs hold some of it: give --max-memory ", free / 1'000'000,
+                           "MB or less, so that what does not fit streams, or use --tokens-per-batch ",
+                           std::max<std::int64_t>(tokens_per_batch / 2, 1), " or fewer")});
 }
 
 std::string choose_matmuls(const Devices& devices, const model::ModelConfig& config, const plan::Plan& plan,

@@ -34,6 +34,8 @@ Devices open_devices(const plan::DevicePlan& plan);
 /// Throws Error(resource), with what would help, unless every device has the memory that it was planned to take. To be
 /// asked before anything is loaded.
 void expect_memory(const Devices& devices, const plan::DevicePlan& plan);
+/// The same of one of them.
+void expect_memory(device::Ops& device, const plan::DevicePlan::DeviceRow& row, std::int64_t tokens_per_batch);
 
 /// How the run's weights are multiplied on all devices (Ops::matmul_choices): as `continued`, a file of the same run,
 /// says, or as the first device chooses where there is no such file.

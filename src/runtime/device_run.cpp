@@ -30,7 +30,7 @@ void Telling::begin_running() {
 void Telling::tell(Watch::Step::Kind kind) {
   const bool loads = kind == Watch::Step::Kind::loading;
   watch_.step({.kind = kind,
-               .done = loads ? loaded_ : ran_,
+               .done = loads ? std::min(loaded_, load_total_) : ran_,  // a replica may have had to read by itself
                .total = loads ? load_total_ : run_total_,
                .seconds = seconds_since(begin_),
                .devices = devices_});
@@ -97,6 +97,7 @@ bool DeviceRun::is_streamed(std::size_t module) const {
 }
 
 std::uint64_t DeviceRun::load_bytes() const {
+  if (options_.donor != nullptr) return 0;
   std::uint64_t bytes = 0;
   for (const StageEnds& ends : options_.stages) {
     const Stage& stage = shared_.stages.stages[ends.stage];
@@ -162,7 +163,7 @@ void DeviceRun::load_resident() {
   const std::size_t at_once = shared_.stages.layers_apart ? 1 : 2;
   ops_.reserve(resident_bytes + at_once * largest_streamed);
   for (const std::size_t module : resident) weights_[module] = forward_.load(loader_, shared_.stages.modules[module]);
-  wait_for("loading", load_seconds_, [&] { loader_.finish(*loader_.start()); });
+  wait_for("loading", load_seconds_, [&] { bring_resident(); });
   is_loading_ = false;
   const bool are_sent = std::ranges::any_of(options_.stages, [](const auto& ends) { return ends.out != nullptr; });
   forward_.prepare(options_.max_tokens, alone_ ? 1 : shared_.stages.largest_wave(), loader_.rope_divisors(), are_sent);
@@ -179,6 +180,19 @@ void DeviceRun::load_resident() {
     on_host_.resize(rooms_.size());
   }
   load_seconds_ = seconds_since(start);
+}
+
+/// From the checkpoint, or from the device of another replica that has read it.
+void DeviceRun::bring_resident() {
+  std::unique_ptr<device::Loads> loads;
+  if (options_.donor != nullptr) {
+    shared_.hub.wait([&] { return options_.donor->has_loaded_; });
+    loads = ops_.start_copies(options_.donor->ops_);
+    weights_from_ = loads ? options_.donor->ops_.name() : "";
+  }
+  if (!loads) loads = loader_.start();
+  loader_.finish(*loads);
+  shared_.hub.change([&] { has_loaded_ = true; });
 }
 
 void DeviceRun::wait_until_all_loaded() {
@@ -403,6 +417,7 @@ RunReport::Device DeviceRun::report(double run_seconds) const {
   return {.name = ops_.name(),
           .modules = options_.modules,
           .replica = static_cast<std::int64_t>(options_.replica),
+          .weights_from = weights_from_,
           .most_bytes = ops_.memory_use().most_bytes,
           .busy_seconds = busy,
           .busy_share = run_seconds > 0 ? std::min(busy / run_seconds, 1.0) : 0,

@@ -83,6 +83,7 @@ class DeviceRun {
     std::uint64_t states_bytes = 0;  // that states of a wave may take on the device
     std::int64_t max_tokens = 0;     // of a task
     std::size_t ring_bytes = 0;      // as Recorder has it
+    DeviceRun* donor = nullptr;      // of another replica: has the same weights, and a proven way to this device
   };
   DeviceRun(Shared& shared, device::Ops& ops, const store::Layout& layout, capture::Gathering& gathering,
             Options options);
@@ -91,6 +92,8 @@ class DeviceRun {
   std::uint64_t load_bytes() const;
   /// Loads, runs all that comes, and waits until it is done and written. A failure stops the hub.
   void run() noexcept;
+
+  device::Ops& ops() { return ops_; }
 
   /// Any thread.
   DeviceState state() const;
@@ -111,6 +114,7 @@ class DeviceRun {
 
   void work();
   void load_resident();
+  void bring_resident();
   void wait_until_all_loaded();
   /// The stage to run next and the wave; nothing once all have ended.
   std::optional<std::pair<StageEnds*, std::size_t>> next();
@@ -148,6 +152,8 @@ class DeviceRun {
   std::vector<std::size_t> streamed_;   // modules, rising
   std::optional<Streamed> current_, coming_;
   bool is_loading_ = true;
+  bool has_loaded_ = false;   // under the hub's lock
+  std::string weights_from_;  // the donor's name, where they came from there
 
   std::vector<device::Buffer> slots_;                   // states of a wave on the device
   std::vector<device::Buffer> rooms_;                   // and of its other tasks on the host

@@ -258,6 +258,7 @@ class Session {
 
   void make_replica(std::size_t replica, RunReport& report) {
     std::vector<std::vector<DeviceRun::StageEnds>> ends(placed_.devices.size());
+    const std::size_t num_of_first = runs_.size() / std::max<std::size_t>(replica, 1);
     Link* before = nullptr;
     for (std::size_t i = 0; i < stages_.stages.size(); ++i) {
       const std::size_t at = stages_.stages[i].device;
@@ -272,15 +273,19 @@ class Session {
       if (ends[i].empty()) continue;  // it has nothing to do
       const plan::DevicePlan::DeviceRow& row = placed_.devices[i];
       const bool has_both = !row.modules.empty() && !row.streamed.empty();
+      DeviceRun* const donor =
+          replica == 0 || stages_.layers_apart ? nullptr : runs_[runs_.size() % num_of_first].get();
       runs_.push_back(std::make_unique<DeviceRun>(
           shared_, device(replica, i), layout_, gathering_,
-          DeviceRun::Options{.modules = text(row.modules, has_both ? "; " : "",
-                                             row.streamed.empty() ? "" : text("streamed ", row.streamed)),
-                             .replica = replica,
-                             .stages = std::move(ends[i]),
-                             .states_bytes = states_bytes(row),
-                             .max_tokens = largest_batch(prepared_),
-                             .ring_bytes = options_.pinned_memory_bytes}));
+          DeviceRun::Options{
+              .modules =
+                  text(row.modules, has_both ? "; " : "", row.streamed.empty() ? "" : text("streamed ", row.streamed)),
+              .replica = replica,
+              .stages = std::move(ends[i]),
+              .states_bytes = states_bytes(row),
+              .max_tokens = largest_batch(prepared_),
+              .ring_bytes = options_.pinned_memory_bytes,
+              .donor = donor != nullptr && is_proven(donor->ops(), device(replica, i)) ? donor : nullptr}));
     }
   }
 
@@ -293,17 +298,33 @@ class Session {
     return room - std::min(room, rotations);
   }
 
+  /// Why nothing goes straight from one to the other, where --transport lets it; empty: it can.
+  std::string why_not_straight(const device::Ops& from, const device::Ops& to) const {
+    if (options_.transport == Transport::automatic && is_set("NCCL_P2P_DISABLE")) return "NCCL_P2P_DISABLE is set";
+    return from.reaches(to) ? "" : "the devices have no way to each other";
+  }
+
+  /// Whether weights may be copied from one to the other: tried as links are.
+  bool is_proven(device::Ops& from, device::Ops& to) {
+    if (options_.transport == Transport::host || !why_not_straight(from, to).empty()) return false;
+    Link link(shared_.hub, from, to,
+              {.is_peer = true,
+               .max_tokens = largest_batch(prepared_),
+               .hidden_size = prepared_.config.hidden_size,
+               .dtype = prepared_.plan.dtype});
+    if (link.carries()) return true;
+    watch_.warn(
+        text(from.name(), " to ", to.name(), ": peer copies arrive damaged; ", to.name(), " reads the weights"));
+    return false;
+  }
+
   Link& make_link(device::Ops& from, device::Ops& to, RunReport& report) {
     // A device that comes back to a wave takes all of it before it goes on: that may wait on the host alone.
     const bool waits_on_host = stages_.streams && stages_.comes_back;
     std::string why;
     bool is_peer = options_.transport != Transport::host;
-    if (is_peer && waits_on_host) {
-      why = "a device has several stages, between which whole waves wait";
-    } else if (is_peer && options_.transport == Transport::automatic && is_set("NCCL_P2P_DISABLE")) {
-      why = "NCCL_P2P_DISABLE is set";
-    } else if (is_peer && !from.reaches(to)) {
-      why = "the devices have no way to each other";
+    if (is_peer) {
+      why = waits_on_host ? "a device has several stages, between which whole waves wait" : why_not_straight(from, to);
     }
     is_peer = is_peer && why.empty();
     Link::Options options{.is_peer = is_peer,

@@ -61,9 +61,9 @@ struct RunState {
 /// what to show.
 struct Watch {
   struct Step {
-    enum class Kind { loading, running };
+    enum class Kind { loading, running, reading };
     Kind kind;
-    std::uint64_t done;  // bytes of weights read, or tokens times layers computed
+    std::uint64_t done;  // bytes of weights (of the whole checkpoint) read, or tokens times layers computed
     std::uint64_t total;
     double seconds;  // since the step began
     std::function<std::vector<DeviceState>()> devices = {};
@@ -104,6 +104,7 @@ struct RunReport {
     std::string name;
     std::string modules;
     std::int64_t replica = 0;
+    std::string weights_from;      // the device that they were copied from; empty: the checkpoint
     std::uint64_t most_bytes = 0;  // of memory, at any time
     double busy_seconds = 0;
     double busy_share = 0;  // of run_seconds

@@ -14,6 +14,7 @@
 #include "store/contents.h"
 #include "store/create.h"
 #include "store/format.h"
+#include "store/hdf5.h"
 #include "store/row_sink.h"
 #include "store/same_run.h"
 #include "store/totals.h"
@@ -153,6 +154,13 @@ std::span<const std::byte> bytes_of(const T& values) {
 }
 
 }  // namespace
+
+std::string hdf5_version() {
+  hdf5::prepare();
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return text(major, ".", minor, ".", release);
+}
 
 struct Writer::State {
   State(fs::path final_path, File opened)

@@ -40,6 +40,9 @@ struct Layout {
 /// The bytes that a file of this layout takes on the disk, its header included (an estimate that is never too small).
 std::uint64_t planned_bytes(const Layout& layout);
 
+/// Of the HDF5 library that is used: "1.10.8".
+std::string hdf5_version();
+
 /// Writes one captured run. The layout on disk, and what is promised after a crash, is in store/format.h.
 ///
 /// The file is named "<path>.partial" from the moment it is valid until finish(). write_rows, write_statistics,

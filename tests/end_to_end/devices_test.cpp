@@ -31,6 +31,7 @@ struct Bench {
   runtime::RunOptions options(const std::string& name) const {
     runtime::RunOptions options;
     options.model = model.path().string();
+    options.device_map = "cpu";  // virtual devices are compared with it, on a machine with a GPU too
     options.input.random_tokens = "23x7:1";
     options.tokens_per_batch = 30;
     options.output = (out.path() / name).string();

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "base/text.h"
 #include "runtime/session.h"
 #include "tests/store/sample.h"
+#include "tests/support/places.h"
 #include "tests/support/process.h"
 #include "tests/support/same_capture.h"
 #include "tests/support/tiny_model.h"
@@ -253,6 +255,53 @@ TEST_CASE("a merge that is stopped leaves a partial file, and goes on from there
   CHECK(merge(merged, shards, Writer::IfExists::resume).was_finished);
   CHECK_FALSE(merge(merged, shards, Writer::IfExists::overwrite).was_finished);
   test::check_same_capture(out / "whole.h5", merged);
+}
+
+TEST_CASE("MiniMax-M2 over eight devices, into several files, is what one device makes of it") {
+  const test::TempFolder model{test::memory_folder()}, out{test::memory_folder()};
+  const std::string script = (test::root_folder() / "scripts/make_checkpoint.py").string();
+  REQUIRE(std::system(text("python3 ", script, " minimax-m2-tiny ", model.path().string(), "/m --layers 19 --fp8 >",
+                           model.path().string(), "/log 2>&1")
+                          .c_str()) == 0);
+  runtime::RunOptions options;
+  options.model = (model / "m").string();
+  options.input.random_tokens = "24x20:3";
+  options.tokens_per_batch = 40;
+  options.output = (out / "one.h5").string();
+  runtime::run(options, {});
+
+  options.device_map = "cpu:0,cpu:1,cpu:2,cpu:3,cpu:4,cpu:5,cpu:6,cpu:7";
+  options.num_replicas = 1;
+  Paths files;
+  for (std::int64_t index = 0; index < 3; ++index) {
+    options.shard = runtime::Shard{.index = index, .count = 3};
+    options.output = (out / text("part", index, ".h5").c_str()).string();
+    const runtime::RunReport report = runtime::run(options, {});
+    files.emplace_back(options.output);
+    REQUIRE(report.devices.size() == 8);  // each has some of the layers, one after the other
+    CHECK(report.devices.front().modules.starts_with("embed_tokens, 0"));
+    CHECK(report.devices.back().modules.ends_with("18, norm"));
+    for (const runtime::RunReport::Device& device : report.devices) {
+      CAPTURE(device.name);
+      CHECK(device.busy_seconds > 0);
+      CHECK(device.modules.find(';') == std::string::npos);  // nothing streams
+    }
+    REQUIRE(report.transfers.size() == 7);
+    for (std::size_t i = 0; i < 7; ++i) {
+      CHECK(report.transfers[i].from == text("cpu:", i));
+      CHECK(report.transfers[i].to == text("cpu:", i + 1));
+      CHECK(report.transfers[i].transport == "peer");
+    }
+  }
+  merge(out / "merged.h5", files);
+  test::check_same_capture(out / "one.h5", out / "merged.h5");
+  CHECK(Reader(out / "merged.h5").points().size() == 21);
+
+  options.shard.reset();  // as it is without anything said: pipelines on fewer of the eight, whatever pays
+  options.num_replicas = 0;
+  options.output = (out / "auto.h5").string();
+  runtime::run(options, {});
+  test::check_same_capture(out / "one.h5", out / "auto.h5");
 }
 
 TEST_CASE("merge tells what it did and what was wrong") {

@@ -32,7 +32,10 @@ constexpr double kMaxRelL2 = 1e-5;  // of our float32 to transformers'
 
 /// Of our error to transformers' own. In float16 the order of an f32 sum decides one rounding in some hundred, in
 /// bfloat16 one in some thousand, and on models as small as these each of them shows.
-double max_ratio(const std::string& dtype) { return dtype == "float16" ? 1.2 : 1.1; }
+/// A router's weights are some tens of values: their error is the least certain.
+double max_ratio(const std::string& dtype, const std::string& point) {
+  return dtype == "float16" || point.ends_with(":topk_weights") ? 1.2 : 1.1;
+}
 
 /// Of a checkpoint's choices, those that differ from transformers' in the same narrow dtype.
 constexpr double kMaxOtherChoices = 0.02;
@@ -141,22 +144,30 @@ std::map<std::string, std::vector<double>> their_errors(const fs::path& model, c
   return out;
 }
 
-/// Of each router, by token: whether the token chose the experts that it chose in transformers' run of that dtype.
-std::map<std::string, std::vector<bool>> equal_choices(const Run& ours, const fs::path& model,
-                                                       const std::string& dtype) {
-  std::map<std::string, std::vector<bool>> out;
+/// What a router chose, by token, beside transformers' run of that dtype.
+struct Choices {
+  std::vector<bool> is_equal;    // the same experts
+  std::vector<bool> is_ordered;  // and in the same order, so that the weights stand side by side
+};
+
+/// Of each router.
+std::map<std::string, Choices> equal_choices(const Run& ours, const fs::path& model, const std::string& dtype) {
+  std::map<std::string, Choices> out;
   if (ours.choices.empty()) return out;
   const Json routing = read_json(model / "routing.json");
   for (const auto& [point, choices] : ours.choices) {
     const Json::Array& theirs = routing.find(dtype)->find(point)->items();
     const std::size_t width = choices.size() / theirs.size();
     for (std::size_t token = 0; token < theirs.size(); ++token) {
-      std::set<double> of_ours, of_theirs;
+      std::vector<double> of_ours(width), of_theirs(width);
       for (std::size_t j = 0; j < width; ++j) {
-        of_ours.insert(choices[token * width + j]);
-        of_theirs.insert(theirs[token].items()[j].number());
+        of_ours[j] = choices[token * width + j];
+        of_theirs[j] = theirs[token].items()[j].number();
       }
-      out[point].push_back(of_ours == of_theirs);
+      out[point].is_ordered.push_back(of_ours == of_theirs);
+      std::ranges::sort(of_ours);
+      std::ranges::sort(of_theirs);
+      out[point].is_equal.push_back(of_ours == of_theirs);
     }
   }
   return out;
@@ -212,24 +223,31 @@ TEST_CASE("bfloat16 and float16 stray from transformers' float32 no further than
       for (const std::string& point : ours.points) {
         CAPTURE(point);
         if (const auto found = equal.find(point); found != equal.end()) {
-          num_choices += std::ssize(found->second);
-          num_other += std::ranges::count(found->second, false);
-          drop_other_choices(found->second, ours.cu_seqlens, strict);
+          num_choices += std::ssize(found->second.is_equal);
+          num_other += std::ranges::count(found->second.is_equal, false);
+          drop_other_choices(found->second.is_equal, ours.cu_seqlens, strict);
           continue;
+        }
+        std::vector<bool> compared = strict;
+        if (point.ends_with(":topk_weights")) {
+          const std::string indices = point.substr(0, point.rfind(':')) + ":topk_indices";
+          for (std::size_t token = 0; token < num_tokens; ++token) {
+            compared[token] = compared[token] && equal.at(indices).is_ordered[token];
+          }
         }
         double our_error = 0, their_error = 0;
         for (std::size_t token = 0; token < num_tokens; ++token) {
-          if (strict[token]) our_error += ours.distances.at(point)[token].squared_difference;
+          if (compared[token]) our_error += ours.distances.at(point)[token].squared_difference;
         }
         for (std::size_t i = 0; i < theirs.at(point).size(); ++i) {
-          if (equal.empty() || strict[i]) their_error += theirs.at(point)[i];
+          if (equal.empty() || compared[i]) their_error += theirs.at(point)[i];
         }
         if (their_error == 0) {
           CHECK(our_error == 0);  // the embedding of a checkpoint that is stored in this dtype
           continue;
         }
         const double ratio = std::sqrt(our_error / their_error);
-        CHECK(ratio <= max_ratio(dtype));
+        CHECK(ratio <= max_ratio(dtype, point));
         if (!(ratio > worst)) continue;
         worst = ratio;
         where = text(model.filename().string(), " ", point);

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "device/ops.h"
+#include "tests/support/forwarding_ops.h"
 
 namespace layerprobe {
 namespace {
@@ -14,66 +15,16 @@ namespace {
 using runtime::Hub;
 using runtime::Link;
 
-/// A device whose copies to others change one byte; it has nothing that a link does not use.
-class Damaging : public device::Ops {
+/// A device whose copies to others change one byte.
+class Damaging : public test::ForwardingOps {
  public:
-  explicit Damaging(device::Ops& ops) : ops_(ops) {}
+  explicit Damaging(device::Ops& ops) : ForwardingOps(ops, ops.name()) {}
 
-  std::string name() const override { return ops_.name(); }
-  void synchronize() override { ops_.synchronize(); }
-  device::Buffer allocate(std::size_t bytes) override { return ops_.allocate(bytes); }
-  void copy_from_host(const device::Tensor& out, const void* host) override { ops_.copy_from_host(out, host); }
-  void embedding(const Embedding& args) override { ops_.embedding(args); }
-  bool reaches(const device::Ops&) const override { return true; }
   std::unique_ptr<device::Moment> send(const Send& args) override {
-    auto moment = ops_.send(args);
+    auto moment = ForwardingOps::send(args);
     static_cast<std::byte*>(args.out.data)[5] ^= std::byte{1};
     return moment;
   }
-  device::Buffer allocate_on_host(std::size_t bytes) override { return ops_.allocate_on_host(bytes); }
-  void start_copy_to_host(void* host, const device::Tensor& x) override { ops_.start_copy_to_host(host, x); }
-  std::unique_ptr<device::Mark> mark() override { return ops_.mark(); }
-
-  [[noreturn]] static void unused() { throw Error({.kind = ErrorKind::bug, .where = "test", .what = "is not used"}); }
-  std::string code_path() const override { unused(); }
-  std::uint64_t free_bytes() override { unused(); }
-  void copy_to_host(void*, const device::Tensor&) override { unused(); }
-  std::unique_ptr<device::Moment> moment() override { unused(); }
-  void follow(const device::Moment&) override { unused(); }
-  device::Buffer allocate_shared(std::size_t bytes) override { return ops_.allocate_shared(bytes); }
-  std::unique_ptr<device::Moment> start_copy_from_host(const device::Tensor&, const void*,
-                                                       const device::Moment*) override {
-    unused();
-  }
-  std::unique_ptr<device::Stopwatch> stopwatch() override { unused(); }
-  MemoryUse memory_use() const override { unused(); }
-  CaptureResources capture_resources() override { unused(); }
-  bool keeps_fp8() const override { unused(); }
-  void reserve(std::size_t) override { unused(); }
-  void load(const Load&) override { unused(); }
-  std::unique_ptr<device::MatMulWeight> matmul_weight(const MatMulWeightParts&) override { unused(); }
-  std::unique_ptr<device::ExpertWeights> expert_weights(const ExpertWeightsParts&) override { unused(); }
-  std::unique_ptr<device::Loads> start_loads() override { unused(); }
-  void matmul(const MatMul&) override { unused(); }
-  std::string matmul_choices(std::span<const MatMulShape>) override { unused(); }
-  void use_matmul_choices(std::string_view) override { unused(); }
-  void rms_norm(const RmsNorm&) override { unused(); }
-  void add_rms_norm(const AddRmsNorm&) override { unused(); }
-  void rope(const Rope&) override { unused(); }
-  void attention(const Attention&) override { unused(); }
-  void silu_mul(const SiluMul&) override { unused(); }
-  void add(const Add&) override { unused(); }
-  void expand(const Expand&) override { unused(); }
-  void route_tokens(const RouteTokens&) override { unused(); }
-  void group_by_expert(const GroupByExpert&) override { unused(); }
-  void gather_rows(const GatherRows&) override { unused(); }
-  void expert_matmul(const ExpertMatMul&) override { unused(); }
-  void combine_experts(const CombineExperts&) override { unused(); }
-  void append_statistics(const AppendStatistics&) override { unused(); }
-  void mean_rows(const MeanRows&) override { unused(); }
-
- private:
-  device::Ops& ops_;
 };
 
 Link::Options options(bool is_peer) {

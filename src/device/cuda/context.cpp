@@ -202,6 +202,19 @@ Buffer Context::allocate_on_host(std::size_t bytes) const {
   });
 }
 
+bool Context::opens(const Context& other) const {
+  int can = 0;
+  cudaMemPool_t pool = nullptr;
+  cudaMemAccessDesc access{};
+  access.location = {.type = cudaMemLocationTypeDevice, .id = index_};
+  access.flags = cudaMemAccessFlagsProtReadWrite;
+  const bool is_open = cudaDeviceCanAccessPeer(&can, index_, other.index_) == cudaSuccess && can != 0 &&
+                       cudaDeviceGetDefaultMemPool(&pool, other.index_) == cudaSuccess &&
+                       cudaMemPoolSetAccess(pool, &access, 1) == cudaSuccess;
+  if (!is_open) cudaGetLastError();  // the runtime keeps it, and would give it to the next launch
+  return is_open;
+}
+
 void Context::reserve(std::size_t bytes) const {
   if (bytes <= unused_bytes_of_pool(index_)) return;
   void* data = nullptr;
@@ -270,7 +283,10 @@ std::vector<DeviceInfo> gpus() {
                    .model = properties.name,
                    .total_bytes = properties.totalGlobalMem,
                    .capability = properties.major * 10 + properties.minor,
-                   .is_supported = properties.major * 10 + properties.minor >= kOldestCapability});
+                   .is_supported = properties.major * 10 + properties.minor >= kOldestCapability,
+                   .address = {.domain = static_cast<unsigned>(properties.pciDomainID),
+                               .bus = static_cast<unsigned>(properties.pciBusID),
+                               .device = static_cast<unsigned>(properties.pciDeviceID)}});
   }
   return out;
 }

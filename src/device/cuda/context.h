@@ -48,6 +48,9 @@ class Context {
   /// As Ops::allocate_on_host.
   Buffer allocate_on_host(std::size_t bytes) const;
 
+  /// Has the memory that `other` has allocated opened to this GPU, for reading too; false where there is no way.
+  bool opens(const Context& other) const;
+
   /// As Ops::reserve.
   void reserve(std::size_t bytes) const;
 

@@ -173,6 +173,7 @@ class CudaOps : public Ops {
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
   std::unique_ptr<ExpertWeights> expert_weights(const ExpertWeightsParts& parts) override;
   std::unique_ptr<Loads> start_loads() override;
+  std::unique_ptr<Loads> start_copies(const Ops& donor) override;
   std::string matmul_choices(std::span<const MatMulShape> shapes) override;
   void use_matmul_choices(std::string_view choices) override;
   void matmul(const MatMul& args) override;
@@ -350,6 +351,13 @@ std::unique_ptr<ExpertWeights> CudaOps::expert_weights(const ExpertWeightsParts&
 std::unique_ptr<Loads> CudaOps::start_loads() {
   context_.use();
   return loader_.start();
+}
+
+std::unique_ptr<Loads> CudaOps::start_copies(const Ops& donor) {
+  const auto* from = dynamic_cast<const CudaOps*>(&donor);
+  if (from == nullptr || !context_.opens(from->context_)) return nullptr;
+  context_.use();
+  return loader_.start_copies(from->loader_);
 }
 
 std::string CudaOps::matmul_choices(std::span<const MatMulShape> shapes) {

@@ -209,12 +209,66 @@ void Loading::wait(const std::function<void(std::uint64_t bytes)>& read) {
   if (failure_) std::rethrow_exception(failure_);
 }
 
+/// Values that come from another GPU's memory.
+class Copying : public Loads {
+ public:
+  Copying(const Context& context, Event arrived) : context_(context), arrived_(std::move(arrived)) {}
+  ~Copying() override { cudaEventSynchronize(arrived_.get()); }
+  Copying(const Copying&) = delete;
+  Copying& operator=(const Copying&) = delete;
+
+  void wait(const std::function<void(std::uint64_t bytes)>& read) override {
+    check(cudaEventSynchronize(arrived_.get()), text("copy weights to ", context_.name()));
+    read(0);
+  }
+
+ private:
+  const Context& context_;
+  Event arrived_;
+};
+
+std::size_t row_bytes(const Tensor& tensor) { return static_cast<std::size_t>(tensor.columns) * size_of(tensor.dtype); }
+std::size_t stride_bytes(const Tensor& tensor) {
+  return static_cast<std::size_t>(tensor.row_stride) * size_of(tensor.dtype);
+}
+
 }  // namespace
 
 void Loader::add(const Tensor& out, const StoredValues& values) { queued_.push_back({out, values}); }
 
 std::unique_ptr<Loads> Loader::start() {
+  places_.clear();
+  for (const QueuedLoad& load : queued_) places_.push_back(load.out);
   return std::make_unique<Loading>(context_, *this, std::exchange(queued_, {}));
+}
+
+std::unique_ptr<Loads> Loader::start_copies(const Loader& donor) {
+  const std::string doing = text("copy weights from ", donor.context_.name(), " to ", context_.name());
+  expect(queued_.size() == donor.places_.size(), "both GPUs have the same weights");
+  const cudaStream_t stream = context_.stream();
+  for (std::size_t i = 0; i < queued_.size();) {
+    const Tensor &to = queued_[i].out, &from = donor.places_[i];
+    expect(to.rows == from.rows && row_bytes(to) == row_bytes(from), "both GPUs have the same weights in one order");
+    ++i;
+    if (!to.is_contiguous() || !from.is_contiguous()) {
+      check(cudaMemcpy2DAsync(to.data, stride_bytes(to), from.data, stride_bytes(from), row_bytes(to),
+                              static_cast<std::size_t>(to.rows), cudaMemcpyDefault, stream),
+            doing);
+      continue;
+    }
+    std::size_t bytes = row_bytes(to) * static_cast<std::size_t>(to.rows);
+    const auto follows = [&](const Tensor& next, const Tensor& first) {
+      return next.is_contiguous() && next.data == static_cast<std::byte*>(first.data) + bytes;
+    };
+    while (i < queued_.size() && follows(queued_[i].out, to) && follows(donor.places_[i], from)) {  // stacked matrices
+      bytes += row_bytes(queued_[i].out) * static_cast<std::size_t>(queued_[i].out.rows);
+      ++i;
+    }
+    check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDefault, stream), doing);
+  }
+  places_.clear();
+  queued_.clear();
+  return std::make_unique<Copying>(context_, context_.record(stream));
 }
 
 Loader::Means Loader::take_means(std::size_t bytes) {

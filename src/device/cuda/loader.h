@@ -20,6 +20,8 @@ class Loader {
   void add(const Tensor& out, const StoredValues& values);
   /// As Ops::start_loads.
   std::unique_ptr<Loads> start();
+  /// As Ops::start_copies, where this GPU has been opened the donor's memory.
+  std::unique_ptr<Loads> start_copies(const Loader& donor);
 
   /// One reading thread's means: pinned rooms, and a stream that what is in them leaves by.
   struct Means {
@@ -36,7 +38,8 @@ class Loader {
  private:
   Context& context_;
   std::vector<QueuedLoad> queued_;
-  std::mutex mutex_;  // of the means that nobody has
+  std::vector<Tensor> places_;  // of what was started last
+  std::mutex mutex_;            // of the means that nobody has
   std::vector<Means> means_;
 };
 
