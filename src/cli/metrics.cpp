@@ -6,11 +6,13 @@
 #include <array>
 #include <iomanip>
 #include <limits>
+#include <memory>
 #include <sstream>
 
 #include "base/error.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "device/backends.h"
 
 namespace layerprobe::cli {
 namespace {
@@ -83,19 +85,18 @@ void add_devices(Exposition& out, const std::vector<runtime::DeviceState>& devic
 }
 
 void add_gpus(Exposition& out, const std::vector<GpuHealth>& gpus) {
-  if (gpus.empty()) return;
-  const auto metric = [&](const char* name, const char* help, const auto& value_of) {
+  const auto metric = [&](const char* name, const char* help, std::optional<double> GpuHealth::*value) {
+    if (std::ranges::none_of(gpus, [&](const GpuHealth& gpu) { return (gpu.*value).has_value(); })) return;
     out.metric(name, "gauge", help);
-    for (const GpuHealth& gpu : gpus) out.value(value_of(gpu), {{"device", gpu.device}});
+    for (const GpuHealth& gpu : gpus) {
+      if (gpu.*value) out.value(*(gpu.*value), {{"device", gpu.device}});
+    }
   };
-  metric("gpu_memory_used_bytes", "Memory of the GPU in use, by all programs.",
-         [](const GpuHealth& gpu) { return static_cast<double>(gpu.used_bytes); });
-  metric("gpu_memory_total_bytes", "Memory of the GPU.",
-         [](const GpuHealth& gpu) { return static_cast<double>(gpu.total_bytes); });
+  metric("gpu_memory_used_bytes", "Memory of the GPU in use, by all programs.", &GpuHealth::used_bytes);
+  metric("gpu_memory_total_bytes", "Memory of the GPU.", &GpuHealth::total_bytes);
   metric("gpu_utilization_ratio", "Share of the last second in which a kernel ran on the GPU.",
-         [](const GpuHealth& gpu) { return gpu.utilization; });
-  metric("gpu_temperature_celsius", "Temperature of the GPU.",
-         [](const GpuHealth& gpu) { return gpu.temperature_celsius; });
+         &GpuHealth::utilization);
+  metric("gpu_temperature_celsius", "Temperature of the GPU.", &GpuHealth::temperature);
 }
 
 fs::path checked(fs::path path) {
@@ -107,6 +108,31 @@ fs::path checked(fs::path path) {
 }
 
 }  // namespace
+
+std::function<std::vector<GpuHealth>()> gpu_reader() {
+  const std::vector<device::DeviceInfo> infos = device::gpus();
+  if (infos.empty()) return {};
+  std::shared_ptr<device::Nvml> nvml;
+  try {
+    nvml = std::make_shared<device::Nvml>(device::open_nvml());
+  } catch (const Error&) {  // layerprobe check says why
+    return {};
+  }
+  return [infos, nvml] {
+    std::vector<GpuHealth> gpus;
+    const std::vector<device::GpuState> states = nvml->gpus();
+    for (const device::DeviceInfo& info : infos) {
+      const auto state = std::ranges::find(states, info.address, &device::GpuState::address);
+      if (state == states.end()) continue;
+      GpuHealth& gpu = gpus.emplace_back(GpuHealth{.device = info.name});
+      if (state->memory) gpu.used_bytes = static_cast<double>(state->memory->used);
+      if (state->memory) gpu.total_bytes = static_cast<double>(state->memory->total);
+      if (state->utilization) gpu.utilization = *state->utilization / 100.0;
+      if (state->temperature) gpu.temperature = *state->temperature;
+    }
+    return gpus;
+  };
+}
 
 Metrics::Metrics(fs::path path, Labels about, std::function<std::vector<GpuHealth>()> gpus)
     : path_(checked(std::move(path))),

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,14 +12,17 @@
 
 namespace layerprobe::cli {
 
-/// What is read of a GPU itself, beside what a run knows.
+/// What is read of a GPU itself, beside what a run knows; nothing where it does not say.
 struct GpuHealth {
-  std::string device;            // "cuda:0"
-  std::uint64_t used_bytes = 0;  // of its memory, by all programs
-  std::uint64_t total_bytes = 0;
-  double utilization = 0;  // share of the last second or so in which a kernel ran
-  double temperature_celsius = 0;
+  std::string device;                     // "cuda:0"
+  std::optional<double> used_bytes = {};  // of its memory, by all programs
+  std::optional<double> total_bytes = {};
+  std::optional<double> utilization = {};  // share of the last second or so in which a kernel ran
+  std::optional<double> temperature = {};  // degrees Celsius
 };
+
+/// Reads that of all GPUs that this program sees, by NVML; empty where there is none or NVML does not start.
+std::function<std::vector<GpuHealth>()> gpu_reader();
 
 /// A run's state in a file of Prometheus' text format, as node_exporter's textfile collector reads it (--metrics). Each
 /// write replaces the file in one step. Every value has a label `run`, the file's name without ".prom": files of

@@ -225,11 +225,13 @@ void print(const runtime::RunReport& report) {
 runtime::RunReport run_with_metrics(const RunArguments& arguments, runtime::Watch& watch) {
   const runtime::RunOptions& options = arguments.common.run;
   if (arguments.metrics.empty()) return runtime::run(options, watch);
-  Metrics metrics(arguments.metrics, {{"model", options.model},
-                                      {"test_type", arguments.common.test_type},
-                                      {"output", options.output},
-                                      {"shard", arguments.common.shard},
-                                      {"version", LAYERPROBE_VERSION}});
+  Metrics metrics(arguments.metrics,
+                  {{"model", options.model},
+                   {"test_type", arguments.common.test_type},
+                   {"output", options.output},
+                   {"shard", arguments.common.shard},
+                   {"version", LAYERPROBE_VERSION}},
+                  gpu_reader());
   bool has_warned = false;
   watch.beat = [&](const runtime::RunState& state) {
     try {

@@ -42,7 +42,9 @@ std::map<std::string, double> values_in(const std::string& exposition) {
 
 TEST_CASE("metrics say how far a run is, what its devices wait for, and how its GPUs are") {
   const test::TempFolder folder;
-  const auto gpus = [] { return std::vector<cli::GpuHealth>{{"cuda:0", 60'000'000'000, 80'000'000'000, 0.93, 71}}; };
+  const auto gpus = [] {
+    return std::vector<cli::GpuHealth>{{"cuda:0", 6e10, 8e10, 0.93, 71}, {.device = "cuda:1", .temperature = 40}};
+  };
   cli::Metrics metrics(folder / "night.prom", {{"model", "a \"quoted\"\\\nname"}}, gpus);
   const auto read = [&] { return values_in(test::read_all(folder / "night.prom")); };
   CHECK(read().at("layerprobe_run_phase{run=\"night\",phase=\"preparing\"}") == 1);
@@ -73,6 +75,8 @@ TEST_CASE("metrics say how far a run is, what its devices wait for, and how its 
   CHECK(values.at("layerprobe_device_wait_seconds_total{run=\"night\",device=\"cuda:0\",for=\"captures\"}") == 1.25);
   CHECK(values.at("layerprobe_gpu_utilization_ratio{run=\"night\",device=\"cuda:0\"}") == 0.93);
   CHECK(values.at("layerprobe_gpu_temperature_celsius{run=\"night\",device=\"cuda:0\"}") == 71);
+  CHECK(values.at("layerprobe_gpu_temperature_celsius{run=\"night\",device=\"cuda:1\"}") == 40);
+  CHECK_FALSE(values.contains("layerprobe_gpu_utilization_ratio{run=\"night\",device=\"cuda:1\"}"));
   metrics.end("stopped");
   CHECK(read().at("layerprobe_run_phase{run=\"night\",phase=\"stopped\"}") == 1);
   CHECK(read().at("layerprobe_tokens_total{run=\"night\"}") == 1234.5);
