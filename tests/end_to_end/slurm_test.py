@@ -143,14 +143,18 @@ class Slurm:
 
 def jobs():
     """Id, "4711_2" of an array's task, and state of those that have not ended."""
-    done = subprocess.run(["squeue", "-h", "-r", "-o", "%i %T"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True)
-    return dict(line.split() for line in done.stdout.splitlines())
+    for _ in range(20):  # a controller that is busy does not answer
+        done = subprocess.run(["squeue", "-h", "-r", "-o", "%i %T"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True)
+        if done.returncode == 0:
+            return dict(line.split() for line in done.stdout.splitlines())
+        time.sleep(0.2)
+    fail("squeue does not answer")
 
 
 def is_half_way(shard):
     """Something is complete in its partial file, and not all."""
-    expect(not shard.exists() and jobs(), f"{shard.name} is half-way before its run ends\n{all_logs()}")
+    expect(not shard.exists(), f"{shard.name} is half-way before its run ends\n{all_logs()}")
     shown = subprocess.run([PROGRAM, "inspect", "--json", f"{shard}.partial"], stdout=subprocess.PIPE,
                            stderr=subprocess.DEVNULL, text=True)
     if shown.returncode != 0:
@@ -198,10 +202,15 @@ def try_array():
     shards = [WORK / f"extract-all-{array}-shard-{i}-of-{SHARDS}.h5" for i in range(SHARDS)]
 
     preempted, out_of_time = f"{array}_1", f"{array}_2"
-    wait_until(lambda: is_half_way(shards[1]), "shard 1 is half-way")
-    output_of("scontrol", "requeue", preempted)
-    wait_until(lambda: is_half_way(shards[2]), "shard 2 is half-way")
-    output_of("scancel", "--signal=USR1", "--batch", out_of_time)  # as --signal of the .sbatch file does before the limit
+    stops = {preempted: ["scontrol", "requeue", preempted],
+             out_of_time: ["scancel", "--signal=USR1", "--batch", out_of_time]}  # as --signal does before the time limit
+
+    def stop_who_is_half_way():
+        for task in [task for task in stops if is_half_way(shards[int(task[-1])])]:
+            output_of(*stops.pop(task))
+        return not stops
+
+    wait_until(stop_who_is_half_way, "shards 1 and 2 are half-way")
     for task in (preempted, out_of_time):
         wait_until(lambda: jobs().get(task) == "PENDING", f"{task} waits to be started again")
         expect(pathlib.Path(f"{shards[int(task[-1])]}.partial").exists(), "what it had is kept")
@@ -210,6 +219,7 @@ def try_array():
 
     for i, shard in enumerate(shards):
         log = log_of(f"{array}_{i}")
+        expect(log, f"task {i} has a log\n{all_logs()}")
         expect(f"output: {shard} (until it is finished: {shard}.partial)" in log, log)
         expect(log.rstrip().endswith(f"finished: {shard}"), log)
         expect((" were complete before" in log) == (i in (1, 2)), f"what was complete is not done again\n{log}")
@@ -282,7 +292,7 @@ with tempfile.TemporaryDirectory(prefix="slurm") as work:
     os.chdir(WORK)
     (WORK / "cluster").mkdir()
     write_prompts(WORK / "ids.json")
-    os.environ |= {"MODEL_PATH": str(MODEL), "LAYERPROBE": str(PROGRAM), "DEVICE_MAP": "cpu",
+    os.environ |= {"MODEL_PATH": str(MODEL), "LAYERPROBE": str(PROGRAM), "DEVICE_MAP": "cpu", "OMP_WAIT_POLICY": "passive",
                    "CHECK_LEVEL": "1" if has_check() else "0"}
     try_refusals()
     start = time.monotonic()
