@@ -87,11 +87,12 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
       ->check(CLI::PositiveNumber)
       ->type_name("N");
   command
-      .add_option("--transport", common.transport,
-                  "How hidden states go between devices: peer, straight; host, through its memory; auto: peer where "
-                  "that is possible and proven with data, unless NCCL_P2P_DISABLE is set")
+      .add_option(
+          "--transport", common.transport,
+          "How hidden states go between devices: peer, straight; nccl, by NCCL; host, through its memory; auto: "
+          "peer where that is possible and proven with data, unless NCCL_P2P_DISABLE is set")
       ->capture_default_str()
-      ->type_name("auto|peer|host");
+      ->type_name("auto|peer|nccl|host");
   command
       .add_option("--capture", request.capture,
                   "Patterns of points to keep instead of the test type's own, comma-separated or repeated; * stops "

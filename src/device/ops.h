@@ -67,6 +67,12 @@ class Moment {
   virtual void wait() const = 0;
 };
 
+/// A way of its own from one device to another: Ops::nccl_channel. Ends before both.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+};
+
 /// Values on their way from files to a device: Ops::start_loads. Ends before its device does; ending it stops them.
 class Loads {
  public:
@@ -135,14 +141,18 @@ class Ops {
   /// Whether this device can write to the other's memory by itself.
   virtual bool reaches(const Ops& other) const = 0;
   struct Send {
-    Tensor out;           // contiguous, in memory of receiver's allocate_shared
-    Ops& receiver;        // that this device reaches; another one
-    Tensor x;             // contiguous, on this device; what writes over it later waits
-    const Moment* after;  // of the receiver: until then out is in use; nullptr: it is not
+    Tensor out;                  // contiguous, in memory of receiver's allocate_shared
+    Ops& receiver;               // another device, that this one reaches or that the channel leads to
+    Tensor x;                    // contiguous, on this device; what writes over it later waits
+    const Moment* after;         // of the receiver: until then out is in use; nullptr: it is not
+    Channel* channel = nullptr;  // from this device to the receiver; nullptr: by a copy
   };
   /// out = x beside the operations of both devices; it is there at the moment that is returned. Nothing of the receiver
   /// is called that its own thread would be kept from.
   virtual std::unique_ptr<Moment> send(const Send& args) = 0;
+  /// A way to the receiver by NCCL; nothing between other devices than GPUs. Throws Error(device) where there is no
+  /// NCCL, or where it cannot start.
+  virtual std::unique_ptr<Channel> nccl_channel(const Ops& /*receiver*/) { return nullptr; }
   virtual std::unique_ptr<Stopwatch> stopwatch() = 0;
 
   struct MemoryUse {

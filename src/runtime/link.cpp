@@ -16,18 +16,30 @@ constexpr std::size_t kInboxes = 2;     // one is read while the other is filled
 constexpr std::size_t kLeastRooms = 3;  // one is filled, one waits, one is copied from
 constexpr std::size_t kProofBytes = std::size_t{16} << 20;
 
+std::unique_ptr<device::Channel> channel_of(device::Ops& from, const device::Ops& to, const Link::Options& options) {
+  if (!options.is_peer || !options.is_by_nccl) return nullptr;
+  auto channel = from.nccl_channel(to);
+  if (channel) return channel;
+  throw Error({.kind = ErrorKind::device,
+               .where = text(from.name(), " to ", to.name()),
+               .what = "NCCL is between GPUs",
+               .fix = "choose --transport auto, peer or host"});
+}
+
 }  // namespace
 
 Transport parse_transport(std::string_view given) {
-  constexpr std::array<std::pair<std::string_view, Transport>, 3> kWords = {
-      {{"auto", Transport::automatic}, {"peer", Transport::peer}, {"host", Transport::host}}};
+  constexpr std::array<std::pair<std::string_view, Transport>, 4> kWords = {{{"auto", Transport::automatic},
+                                                                             {"peer", Transport::peer},
+                                                                             {"nccl", Transport::nccl},
+                                                                             {"host", Transport::host}}};
   for (const auto& [word, transport] : kWords) {
     if (given == word) return transport;
   }
   throw Error({.kind = ErrorKind::usage,
                .where = "--transport",
                .what = text("\"", given.substr(0, 200), "\" is no transport"),
-               .fix = "choose auto, peer or host"});
+               .fix = "choose auto, peer, nccl or host"});
 }
 
 Link::Link(Hub& hub, device::Ops& from, device::Ops& to, const Options& options)
@@ -35,11 +47,13 @@ Link::Link(Hub& hub, device::Ops& from, device::Ops& to, const Options& options)
       from_(from),
       to_(to),
       options_{.is_peer = options.is_peer,
+               .is_by_nccl = options.is_by_nccl,
                .capacity = options.is_peer ? kInboxes : std::max(options.capacity, kLeastRooms),
                .max_tokens = options.max_tokens,
                .hidden_size = options.hidden_size,
                .dtype = options.dtype},
       state_bytes_(static_cast<std::size_t>(options.max_tokens * options.hidden_size) * size_of(options.dtype)),
+      channel_(channel_of(from, to, options)),
       inbox_free_(kInboxes) {
   for (std::size_t i = 0; i < kInboxes; ++i) {
     inboxes_.push_back(to.allocate_shared(state_bytes_));
@@ -78,8 +92,11 @@ void Link::send(std::size_t task, const std::optional<device::Tensor>& state) {
     message.tokens = state->rows;
     message.slot = slot.index;
     if (options_.is_peer) {
-      message.arrived =
-          from_.send({.out = inbox(slot.index, state->rows), .receiver = to_, .x = *state, .after = slot.free.get()});
+      message.arrived = from_.send({.out = inbox(slot.index, state->rows),
+                                    .receiver = to_,
+                                    .x = *state,
+                                    .after = slot.free.get(),
+                                    .channel = channel_.get()});
     } else {
       message.room = rooms_[slot.index].data();
       from_.start_copy_to_host(message.room, *state);

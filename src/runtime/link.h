@@ -17,9 +17,10 @@ namespace layerprobe::runtime {
 enum class Transport {
   automatic,  // peer where it is possible and proven, else host
   peer,       // straight, by the sending device
+  nccl,       // straight, by NCCL
   host,       // through pinned memory of the host
 };
-/// "auto", "peer", "host". Throws Error(usage) naming --transport for anything else.
+/// "auto", "peer", "nccl", "host". Throws Error(usage) naming --transport for anything else.
 Transport parse_transport(std::string_view text);
 
 /// Carries the hidden states of micro-batches from a stage to the next one's device, in order. One thread sends, one
@@ -27,15 +28,19 @@ Transport parse_transport(std::string_view text);
 class Link {
  public:
   struct Options {
-    bool is_peer = false;
+    bool is_peer = false;      // straight; else through the host
+    bool is_by_nccl = false;   // and if straight, by NCCL
     std::size_t capacity = 2;  // messages that have been sent and not released; of the host's way 3 at least
     std::int64_t max_tokens = 0;
     std::int64_t hidden_size = 0;
     Dtype dtype = Dtype::bf16;
   };
+  /// Throws Error(device) where NCCL is asked for and is not there.
   Link(Hub& hub, device::Ops& from, device::Ops& to, const Options& options);
 
   bool is_peer() const { return options_.is_peer; }
+  /// "peer", "nccl" or "host".
+  const char* transport() const { return !options_.is_peer ? "host" : options_.is_by_nccl ? "nccl" : "peer"; }
   const device::Ops& from() const { return from_; }
   const device::Ops& to() const { return to_; }
 
@@ -83,7 +88,8 @@ class Link {
   Hub& hub_;
   device::Ops &from_, &to_;
   const Options options_;
-  const std::size_t state_bytes_;        // of max_tokens
+  const std::size_t state_bytes_;  // of max_tokens
+  const std::unique_ptr<device::Channel> channel_;
   std::vector<device::Buffer> inboxes_;  // on the receiver
   std::vector<device::Buffer> rooms_;    // on the host; the sender's, made as they are needed
   // The receiver's own: which inbox is next, since when each is free, and what the last copy from the host reads.

@@ -298,15 +298,15 @@ class Session {
     return room - std::min(room, rotations);
   }
 
-  /// Why nothing goes straight from one to the other, where --transport lets it; empty: it can.
-  std::string why_not_straight(const device::Ops& from, const device::Ops& to) const {
+  /// Why no peer copy goes from one to the other, where --transport lets it; empty: it can.
+  std::string why_no_peer(const device::Ops& from, const device::Ops& to) const {
     if (options_.transport == Transport::automatic && is_set("NCCL_P2P_DISABLE")) return "NCCL_P2P_DISABLE is set";
     return from.reaches(to) ? "" : "the devices have no way to each other";
   }
 
   /// Whether weights may be copied from one to the other: tried as links are.
   bool is_proven(device::Ops& from, device::Ops& to) {
-    if (options_.transport == Transport::host || !why_not_straight(from, to).empty()) return false;
+    if (options_.transport == Transport::host || !why_no_peer(from, to).empty()) return false;
     Link link(shared_.hub, from, to,
               {.is_peer = true,
                .max_tokens = largest_batch(prepared_),
@@ -321,22 +321,33 @@ class Session {
   Link& make_link(device::Ops& from, device::Ops& to, RunReport& report) {
     // A device that comes back to a wave takes all of it before it goes on: that may wait on the host alone.
     const bool waits_on_host = stages_.streams && stages_.comes_back;
-    std::string why;
-    bool is_peer = options_.transport != Transport::host;
-    if (is_peer) {
-      why = waits_on_host ? "a device has several stages, between which whole waves wait" : why_not_straight(from, to);
-    }
-    is_peer = is_peer && why.empty();
-    Link::Options options{.is_peer = is_peer,
+    Link::Options options{.is_peer = options_.transport != Transport::host,
+                          .is_by_nccl = options_.transport == Transport::nccl,
                           .capacity = waits_on_host ? stages_.largest_wave() + 1 : 0,
                           .max_tokens = largest_batch(prepared_),
                           .hidden_size = prepared_.config.hidden_size,
                           .dtype = prepared_.plan.dtype};
-    auto link = std::make_unique<Link>(shared_.hub, from, to, options);
+    std::string why;
+    if (options.is_peer && waits_on_host) {
+      why = "a device has several stages, between which whole waves wait";
+    } else if (options.is_peer && !options.is_by_nccl) {
+      why = why_no_peer(from, to);
+    }
+    options.is_peer = options.is_peer && why.empty();
     const std::string way = text(from.name(), " to ", to.name());
-    if (is_peer && !link->carries()) {
-      why = "peer copies arrive damaged";
+    std::unique_ptr<Link> link;
+    try {
+      link = std::make_unique<Link>(shared_.hub, from, to, options);
+    } catch (const Error& error) {
+      if (!options.is_peer || !options.is_by_nccl || error.kind() != ErrorKind::device) throw;
+      why = error.parts().what;
+    }
+    if (link && link->is_peer() && !link->carries()) {
+      why = text(options.is_by_nccl ? "NCCL's" : "peer", " copies arrive damaged");
       watch_.warn(text(way, ": ", why, "; hidden states go through the host's memory"));
+      link.reset();
+    }
+    if (!link) {
       options.is_peer = false;
       link = std::make_unique<Link>(shared_.hub, from, to, options);
     }
@@ -346,11 +357,12 @@ class Session {
                    .what = "copies through the host's memory arrive damaged too",
                    .fix = "run on other devices: --device-map"});
     }
-    if (options_.transport == Transport::peer && !link->is_peer()) {
-      watch_.warn(text("--transport peer: ", way, " goes through the host: ", why));
+    const bool is_asked = options_.transport == Transport::peer || options_.transport == Transport::nccl;
+    if (is_asked && !link->is_peer()) {
+      watch_.warn(
+          text("--transport ", options.is_by_nccl ? "nccl" : "peer", ": ", way, " goes through the host: ", why));
     }
-    report.transfers.push_back(
-        {.from = from.name(), .to = to.name(), .transport = link->is_peer() ? "peer" : "host", .why = why});
+    report.transfers.push_back({.from = from.name(), .to = to.name(), .transport = link->transport(), .why = why});
     return *links_.emplace_back(std::move(link));
   }
 

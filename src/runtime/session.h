@@ -117,7 +117,7 @@ struct RunReport {
   /// How hidden states went from one device to another.
   struct Transfer {
     std::string from, to;
-    std::string transport;  // "peer" or "host"
+    std::string transport;  // "peer", "nccl" or "host"
     std::string why;        // where it is not what was asked for; else empty
   };
   std::vector<Transfer> transfers;

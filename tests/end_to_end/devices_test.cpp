@@ -100,6 +100,21 @@ TEST_CASE("whatever the devices, the cut, what streams and the transport: the sa
   CHECK(transports == std::set<std::string>{"host", "peer"});
 }
 
+TEST_CASE("where NCCL does not lead, hidden states go through the host and the run says so") {
+  const Bench bench;
+  runtime::run(bench.options("one.h5"), {});
+  runtime::RunOptions options = on(bench.options("other.h5"), kPlaces[0]);
+  options.transport = runtime::Transport::nccl;
+  std::string warning;
+  const runtime::RunReport report =
+      runtime::run(options, {.warn = [&](const std::string& message) { warning = message; }});
+  test::check_same_capture(bench.file("one.h5"), bench.file("other.h5"));
+  REQUIRE(report.transfers.size() == 1);
+  CHECK(report.transfers[0].transport == "host");
+  CHECK(report.transfers[0].why == "NCCL is between GPUs");
+  CHECK(warning == "--transport nccl: cpu:0 to cpu:1 goes through the host: NCCL is between GPUs");
+}
+
 TEST_CASE("full and single give the same on several devices, ranks and means too") {
   const Bench bench;
   for (const char* tokens : {"last", "mean"}) {

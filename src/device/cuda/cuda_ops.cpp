@@ -13,6 +13,7 @@
 #include "device/cuda/fp8_weights.h"
 #include "device/cuda/loader.h"
 #include "device/cuda/matmul.h"
+#include "device/cuda/nccl_channel.h"
 #include "device/cuda/side_copies.h"
 #include "device/cuda/statistics.h"
 #include "kernels/add.h"
@@ -164,6 +165,7 @@ class CudaOps : public Ops {
   std::unique_ptr<Moment> start_copy_from_host(const Tensor& out, const void* host, const Moment* after) override;
   bool reaches(const Ops& other) const override;
   std::unique_ptr<Moment> send(const Send& args) override;
+  std::unique_ptr<Channel> nccl_channel(const Ops& receiver) override;
   std::unique_ptr<Stopwatch> stopwatch() override { return std::make_unique<CudaStopwatch>(context_); }
   MemoryUse memory_use() const override { return context_.memory_use(); }
   CaptureResources capture_resources() override;
@@ -313,9 +315,18 @@ std::unique_ptr<Moment> CudaOps::send(const Send& args) {
   expect(receiver != nullptr, "a GPU sends to a GPU");
   context_.use();
   if (!to_gpus_) to_gpus_.emplace(context_);
+  if (auto* const channel = dynamic_cast<NcclChannel*>(args.channel)) {
+    let_precede(args.after, channel->receiving());
+    return std::make_unique<CudaMoment>(to_gpus_->start_by_nccl(*channel, args.out.data, args.x));
+  }
   let_precede(args.after, to_gpus_->stream());
   to_gpus_->start_to_gpu(receiver->context_.index(), args.out.data, args.x);
   return std::make_unique<CudaMoment>(context_.record(to_gpus_->stream()));
+}
+
+std::unique_ptr<Channel> CudaOps::nccl_channel(const Ops& receiver) {
+  const auto* other = dynamic_cast<const CudaOps*>(&receiver);
+  return other == nullptr ? nullptr : std::make_unique<NcclChannel>(context_, other->context_);
 }
 
 Ops::CaptureResources CudaOps::capture_resources() {

@@ -246,25 +246,17 @@ std::unique_ptr<Loads> Loader::start_copies(const Loader& donor) {
   const std::string doing = text("copy weights from ", donor.context_.name(), " to ", context_.name());
   expect(queued_.size() == donor.places_.size(), "both GPUs have the same weights");
   const cudaStream_t stream = context_.stream();
-  for (std::size_t i = 0; i < queued_.size();) {
+  for (std::size_t i = 0; i < queued_.size(); ++i) {  // each by itself: a copy is within one allocation
     const Tensor &to = queued_[i].out, &from = donor.places_[i];
     expect(to.rows == from.rows && row_bytes(to) == row_bytes(from), "both GPUs have the same weights in one order");
-    ++i;
-    if (!to.is_contiguous() || !from.is_contiguous()) {
+    if (to.is_contiguous() && from.is_contiguous()) {
+      const std::size_t bytes = row_bytes(to) * static_cast<std::size_t>(to.rows);
+      check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDefault, stream), doing);
+    } else {
       check(cudaMemcpy2DAsync(to.data, stride_bytes(to), from.data, stride_bytes(from), row_bytes(to),
                               static_cast<std::size_t>(to.rows), cudaMemcpyDefault, stream),
             doing);
-      continue;
     }
-    std::size_t bytes = row_bytes(to) * static_cast<std::size_t>(to.rows);
-    const auto follows = [&](const Tensor& next, const Tensor& first) {
-      return next.is_contiguous() && next.data == static_cast<std::byte*>(first.data) + bytes;
-    };
-    while (i < queued_.size() && follows(queued_[i].out, to) && follows(donor.places_[i], from)) {  // stacked matrices
-      bytes += row_bytes(queued_[i].out) * static_cast<std::size_t>(queued_[i].out.rows);
-      ++i;
-    }
-    check(cudaMemcpyAsync(to.data, from.data, bytes, cudaMemcpyDefault, stream), doing);
   }
   places_.clear();
   queued_.clear();

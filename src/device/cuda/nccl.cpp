@@ -71,7 +71,12 @@ CudaLibraries::Found found(auto&& version) {
 }  // namespace
 
 Nccl::Nccl() : library_("libnccl.so.2") {
+  // NVLink's multicast stays out of it unless the user wants it: layerprobe does not use it, and where the fabric does
+  // not bear it a program that asks for it can leave the GPUs unusable.
+  ::setenv("NCCL_NVLS_ENABLE", "0", /*replace=*/0);
   library_.find(all_reduce, "ncclAllReduce");
+  library_.find(send, "ncclSend");
+  library_.find(receive, "ncclRecv");
   library_.find(group_start, "ncclGroupStart");
   library_.find(group_end, "ncclGroupEnd");
   library_.find(abandon, "ncclCommAbort");
@@ -106,9 +111,6 @@ void Nccl::check(Result result, std::string_view doing) const {
 }
 
 AllReduce all_reduce(std::span<const int> gpus, std::size_t bytes) {
-  // NVLink's multicast stays out of it unless the user wants it: layerprobe does not use it, and where the fabric does
-  // not bear it a program that asks for it can leave the GPUs unusable.
-  ::setenv("NCCL_NVLS_ENABLE", "0", /*replace=*/0);
   const Nccl nccl;
   AllReduce out{.version = nccl.version()};
   const std::size_t count = bytes / sizeof(float);

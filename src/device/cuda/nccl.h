@@ -19,7 +19,7 @@ class Nccl {
  public:
   using Communicator = void*;  // ncclComm_t
   using Result = int;          // ncclResult_t
-  static constexpr int kFloat32 = 7, kSum = 0;
+  static constexpr int kInt8 = 0, kFloat32 = 7, kSum = 0;
 
   /// Throws Error(device) when it is not found.
   Nccl();
@@ -31,6 +31,8 @@ class Nccl {
 
   Result (*all_reduce)(const void* send, void* receive, std::size_t count, int type, int operation, Communicator,
                        cudaStream_t);
+  Result (*send)(const void* x, std::size_t count, int type, int peer, Communicator, cudaStream_t);
+  Result (*receive)(void* out, std::size_t count, int type, int peer, Communicator, cudaStream_t);  // ncclRecv
   Result (*group_start)();
   Result (*group_end)();
   Result (*abandon)(Communicator);  // ncclCommAbort

@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "device/cuda/context.h"
+#include "device/cuda/nccl_channel.h"
 
 namespace layerprobe::device::cuda {
 
@@ -22,6 +23,8 @@ class SideCopies {
   void start(void* host, const Tensor& x);
   /// As Ops::send, arguments checked, to the GPU of that number.
   void start_to_gpu(int receiver, void* out, const Tensor& x);
+  /// The same by NCCL. Returns that `out` is there.
+  Event start_by_nccl(NcclChannel& channel, void* out, const Tensor& x);
   /// Whether anything was begun of which it is not known that it has ended.
   bool is_busy() const { return !sources_.empty(); }
   /// Lets what the operations' stream does next wait for the copies that still read these bytes, if any.
