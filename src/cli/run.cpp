@@ -232,18 +232,18 @@ runtime::RunReport run_with_metrics(const RunArguments& arguments, runtime::Watc
                    {"shard", arguments.common.shard},
                    {"version", LAYERPROBE_VERSION}},
                   gpu_reader());
-  bool has_warned = false;
+  std::string problem;  // told at the end: beats come beside the steps that are shown
   watch.beat = [&](const runtime::RunState& state) {
     try {
       metrics.write(state);
     } catch (const Error& error) {
-      if (!std::exchange(has_warned, true))
-        watch.warn(text("--metrics: ", error.parts().where, ": ", error.parts().what));
+      problem = text("--metrics: ", error.parts().where, ": ", error.parts().what);
     }
   };
   try {
     runtime::RunReport report = runtime::run(options, watch);
     metrics.end("finished");
+    if (!problem.empty()) watch.warn(problem);
     return report;
   } catch (const Error& error) {
     metrics.end(error.kind() == ErrorKind::interrupted ? "stopped" : "failed");

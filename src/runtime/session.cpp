@@ -69,10 +69,12 @@ store::Layout make_layout(const Prepared& prepared, const Devices& devices, cons
   layout.prompts = prepared.prompts;
   layout.rows = plan.rows;
   layout.top_k = plan.top_k;
+  const std::string default_tokens = plan.test_type == plan::TestType::full ? "last" : "all";
   layout.identity = {{"model_hash", prepared.checkpoint.hash()},
                      {"model_type", prepared.config.model_type},
                      {"test_type", std::string(plan::name_of(plan.test_type))},
                      {"dtype", std::string(name_of(plan.dtype))},
+                     {"tokens", options.request.tokens.empty() ? default_tokens : options.request.tokens},
                      {"numerics", std::string("reference")},
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
                      {"code_path", devices.front()->code_path()},
