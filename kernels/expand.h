@@ -24,7 +24,7 @@ void expand(const Expand& args, cudaStream_t stream);
 struct ExpandFp8 {
   void* out;                   // [rows, columns] each, rows out_stride elements apart
   const std::uint8_t* stored;  // [rows, columns] each, packed
-  const float* factors;        // [ceil(rows / block_rows), factor_columns] each
+  const float* factors;        // [ceil(rows / block_rows), factor_columns] each, some perhaps unused
   std::int64_t rows;
   std::int64_t columns;
   std::int64_t out_stride;

@@ -94,6 +94,12 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
       ->capture_default_str()
       ->type_name("auto|peer|nccl|host");
   command
+      .add_option("--fp8-math", common.fp8_math,
+                  "How weights stored as FP8 are multiplied: dequantize, expanded to --dtype; w8a8, as they are, with "
+                  "the products' inputs rounded to FP8 too (compute capability 9.0)")
+      ->capture_default_str()
+      ->type_name("dequantize|w8a8");
+  command
       .add_option("--capture", request.capture,
                   "Patterns of points to keep instead of the test type's own, comma-separated or repeated; * stops "
                   "at a dot, ** does not")
@@ -120,6 +126,7 @@ runtime::RunOptions& finished(CommonArguments& common) {
   common.run.request.test_type = plan::parse_test_type(common.test_type);
   common.run.transport = runtime::parse_transport(common.transport);
   if (!common.shard.empty()) common.run.shard = runtime::parse_shard(common.shard);
+  common.run.fp8_math = runtime::parse_fp8_math(common.fp8_math);
   for (std::string& prompt : common.run.input.prompts) {
     if (prompt.starts_with(kTextMark)) prompt.erase(0, 1);
   }

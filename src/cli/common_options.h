@@ -15,6 +15,7 @@ struct CommonArguments {
   std::string test_type = "extract-all";
   std::string transport = "auto";
   std::string shard;
+  std::string fp8_math = "dequantize";
   bool json = false;
   bool quiet = false;
 };

@@ -172,6 +172,12 @@ class Ops {
   /// Whether weights that are stored as FP8 stay so in its memory, and are expanded when they are multiplied.
   virtual bool keeps_fp8() const = 0;
 
+  /// From now on weights that are stored as FP8 are multiplied as such, in matmul and expert_matmul, and so are the
+  /// inputs: of each row's blocks of 128 columns, x / s rounded to F8_E4M3, where s is their largest magnitude / 448 in
+  /// f32. A product is the sum over blocks of (sum over the block, in f32) * s * the weights' own factor, rounded once.
+  /// False where the device cannot. Source: transformers' integrations/finegrained_fp8.py.
+  virtual bool multiply_fp8() { return false; }
+
   /// Says that allocations of about `bytes` in all come next, for a device that is slow to make room for each by
   /// itself.
   virtual void reserve(std::size_t bytes) = 0;
@@ -226,6 +232,7 @@ class Ops {
     std::int64_t out_features;
     Dtype dtype;
     bool has_bias;
+    bool multiplies_fp8 = false;  // as multiply_fp8 has it
 
     auto operator<=>(const MatMulShape&) const = default;
   };

@@ -139,7 +139,7 @@ void expect_memory(device::Ops& device, const plan::DevicePlan::DeviceRow& row, 
 }
 
 std::string choose_matmuls(const Devices& devices, const model::ModelConfig& config, const plan::Plan& plan,
-                           const std::filesystem::path& continued) {
+                           bool multiplies_fp8, const std::filesystem::path& continued) {
   const auto tell = [&](const std::string& choices) {
     if (choices.empty()) return;
     for (std::size_t i = 1; i < devices.size(); ++i) devices[i]->use_matmul_choices(choices);
@@ -170,6 +170,15 @@ std::string choose_matmuls(const Devices& devices, const model::ModelConfig& con
     }
   }
   if (plan.runs_lm_head) shapes.push_back({config.hidden_size, config.vocab_size, plan.dtype, false});
+  if (multiplies_fp8) {  // some are stored as FP8 and some are not
+    for (std::size_t i = 0, count = shapes.size(); i < count; ++i) {
+      const bool can_be = shapes[i].dtype == plan.dtype && shapes[i].in_features % 16 == 0 &&
+                          shapes[i].out_features % 16 == 0 && shapes[i].out_features != config.vocab_size;
+      if (!can_be) continue;
+      shapes.push_back(shapes[i]);
+      shapes.back().multiplies_fp8 = true;
+    }
+  }
   const std::string choices = devices.front()->matmul_choices(shapes);
   tell(choices);
   return choices;

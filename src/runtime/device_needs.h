@@ -38,9 +38,9 @@ void expect_memory(const Devices& devices, const plan::DevicePlan& plan);
 void expect_memory(device::Ops& device, const plan::DevicePlan::DeviceRow& row, std::int64_t tokens_per_batch);
 
 /// How the run's weights are multiplied on all devices (Ops::matmul_choices): as `continued`, a file of the same run,
-/// says, or as the first device chooses where there is no such file.
+/// says, or as the first device chooses where there is no such file. `multiplies_fp8`: Ops::multiply_fp8 was called.
 std::string choose_matmuls(const Devices& devices, const model::ModelConfig& config, const plan::Plan& plan,
-                           const std::filesystem::path& continued);
+                           bool multiplies_fp8, const std::filesystem::path& continued);
 
 /// The attribute that keeps it.
 inline constexpr const char* kMatMulChoices = "matmul_choices";

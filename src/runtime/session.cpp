@@ -75,7 +75,7 @@ store::Layout make_layout(const Prepared& prepared, const Devices& devices, cons
                      {"test_type", std::string(plan::name_of(plan.test_type))},
                      {"dtype", std::string(name_of(plan.dtype))},
                      {"tokens", options.request.tokens.empty() ? default_tokens : options.request.tokens},
-                     {"numerics", std::string("reference")},
+                     {"numerics", std::string(options.fp8_math == Fp8Math::w8a8 ? "w8a8" : "reference")},
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
                      {"code_path", devices.front()->code_path()},
                      {kMatMulChoices, matmul_choices}};
@@ -420,6 +420,24 @@ std::filesystem::path continued_file(const std::string& output, store::Writer::I
   return std::filesystem::exists(partial) ? partial : std::filesystem::path(output);
 }
 
+void multiply_fp8(const Devices& devices, const Prepared& prepared) {
+  const auto refuse = [](std::string where, std::string what, std::string fix) {
+    throw Error({.kind = ErrorKind::usage, .where = std::move(where), .what = std::move(what), .fix = std::move(fix)});
+  };
+  if (!prepared.config.fp8) {
+    refuse("--fp8-math w8a8", "the checkpoint has no weights in blocks of FP8", "leave --fp8-math out");
+  }
+  if (size_of(prepared.plan.dtype) != 2) {
+    refuse("--fp8-math w8a8", text("products of FP8 give bfloat16 or float16, not ", name_of(prepared.plan.dtype)),
+           "use --dtype bfloat16, or --fp8-math dequantize");
+  }
+  for (const auto& device : devices) {
+    if (device->multiply_fp8()) continue;
+    refuse(text("--fp8-math w8a8: ", device->name()), "multiplies no FP8 in blocks",
+           "use GPUs of compute capability 9.0 (H100, H200), or --fp8-math dequantize");
+  }
+}
+
 /// Everything from the first weight read to the file's final name.
 void run_into(store::Writer* writer, Prepared& prepared, const Devices& devices, const plan::DevicePlan& placed,
               const store::Layout& layout, const RunOptions& options, const Watch& watch, RunReport& report) {
@@ -449,6 +467,15 @@ Error stopped(const std::string& output, const store::Writer& writer) {
 
 }  // namespace
 
+Fp8Math parse_fp8_math(std::string_view given) {
+  if (given == "dequantize") return Fp8Math::dequantize;
+  if (given == "w8a8") return Fp8Math::w8a8;
+  throw Error({.kind = ErrorKind::usage,
+               .where = "--fp8-math",
+               .what = text("\"", given.substr(0, 200), "\" is no way to multiply FP8"),
+               .fix = "choose dequantize or w8a8"});
+}
+
 void Watch::stop_if_asked() const {
   if (!should_stop()) return;
   throw Error({.kind = ErrorKind::interrupted,
@@ -463,6 +490,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   const plan::DevicePlan placed = plan_devices(options, prepared, machine_of(options));
   prepared.plan.tokens_per_batch = placed.tokens_per_batch;
   const Devices devices = open_devices(placed);
+  if (options.fp8_math == Fp8Math::w8a8) multiply_fp8(devices, prepared);
   RunReport report;
   report.test_type = prepared.plan.test_type;
   report.dtype = prepared.plan.dtype;
@@ -477,9 +505,10 @@ RunReport run(const RunOptions& options, const Watch& watch) {
                       .binds = placed.binds};
 
   expect_memory(devices, placed);
-  const store::Layout layout = make_layout(
-      prepared, devices, placed, options,
-      choose_matmuls(devices, prepared.config, prepared.plan, continued_file(report.output, options.if_exists)));
+  const store::Layout layout =
+      make_layout(prepared, devices, placed, options,
+                  choose_matmuls(devices, prepared.config, prepared.plan, options.fp8_math == Fp8Math::w8a8,
+                                 continued_file(report.output, options.if_exists)));
 
   std::optional<store::Writer> writer;
   if (report.output != "none") writer.emplace(report.output, layout, options.if_exists);

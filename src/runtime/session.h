@@ -16,6 +16,14 @@
 
 namespace layerprobe::runtime {
 
+/// --fp8-math: how weights that are stored as FP8 in blocks are multiplied.
+enum class Fp8Math {
+  dequantize,  // expanded to the run's dtype
+  w8a8,        // as they are, with inputs rounded to FP8: Ops::multiply_fp8
+};
+/// "dequantize", "w8a8". Throws Error(usage) naming --fp8-math for anything else.
+Fp8Math parse_fp8_math(std::string_view text);
+
 /// A run as its options say it.
 struct RunOptions {
   std::string model;  // folder, .gguf or org/name
@@ -26,6 +34,7 @@ struct RunOptions {
   std::string max_memory = {};    // of each device; empty: all there is
   std::int64_t num_replicas = 0;  // pipelines that take micro-batches from one queue; 0: as many as pay
   Transport transport = Transport::automatic;
+  Fp8Math fp8_math = Fp8Math::dequantize;
   InputOptions input;
   std::optional<Shard> shard;  // of the input; nothing: all of it
   std::string output;          // FILE.h5, "none", or empty: <model>-<test-type>.h5 here

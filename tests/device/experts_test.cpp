@@ -1,12 +1,15 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "tests/support/formulas.h"
 #include "tests/support/stored_file.h"
+#include "weights/read_scaled.h"
 
 namespace layerprobe {
 namespace {
@@ -277,6 +280,114 @@ TEST_CASE("FP8 weights multiply as what they expand to, to the bit, partial bloc
         };
         CHECK(multiplied_dense(*dense) == multiplied_dense(*dense_expanded));
         CHECK(multiplied_dense(*mixed) == multiplied_dense(*dense_expanded));
+      }
+    }
+  }
+}
+
+/// The F8_E4M3 number that is nearest, of two the even one.
+double rounded_to_e4m3(double value) {
+  double nearest = 0;
+  for (int bits = 1; bits < 0x7F; ++bits) {
+    const double candidate = weights::f32_of_e4m3(static_cast<std::uint8_t>(bits));
+    const double here = std::abs(std::abs(value) - candidate), before = std::abs(std::abs(value) - nearest);
+    if (here < before || (here == before && bits % 2 == 0)) nearest = candidate;
+  }
+  return std::copysign(nearest, value);
+}
+
+/// x as multiply_fp8 takes it: rounded, times the factor of its block.
+std::vector<double> as_fp8(const Values& x) {
+  std::vector<double> out(x.data.size());
+  for (std::int64_t row = 0; row < x.rows; ++row) {
+    for (std::int64_t begin = 0; begin < x.columns; begin += 128) {
+      const auto first = static_cast<std::size_t>(row * x.columns + begin);
+      const auto last = static_cast<std::size_t>(row * x.columns + std::min(x.columns, begin + 128));
+      float largest = 0;
+      for (std::size_t i = first; i < last; ++i) largest = std::max(largest, static_cast<float>(std::abs(x.data[i])));
+      const float factor = largest / 448;
+      for (std::size_t i = first; i < last && factor > 0; ++i) {
+        out[i] = rounded_to_e4m3(static_cast<float>(x.data[i]) / factor) * double{factor};
+      }
+    }
+  }
+  return out;
+}
+
+TEST_CASE("FP8 times FP8 agrees with the f64 formula where a device multiplies it, and rows do not see each other") {
+  struct Case {
+    std::int64_t in, gate, up;
+  };
+  constexpr std::int64_t kRows = 71;
+  const std::vector<std::int64_t> first_rows = {0, 4, 4, 37, kRows};
+  for (const auto& ops : test::devices()) {
+    if (!ops->multiply_fp8()) continue;
+    for (const Dtype dtype : {Dtype::bf16, Dtype::f16}) {
+      for (const Case& c : {Case{256, 128, 128}, Case{1536, 256, 144}, Case{208, 128, 64}}) {
+        CAPTURE(ops->code_path());
+        CAPTURE(name_of(dtype));
+        CAPTURE(c.in);
+        const std::int64_t out = c.gate + c.up;
+        test::StoredFile file;
+        device::Ops::ExpertWeightsParts parts{.dtype = dtype, .experts = {}};
+        std::vector<std::vector<double>> plain;  // of each expert, [out, in]
+        for (std::uint64_t expert = 0; expert < 4; ++expert) {
+          parts.experts.emplace_back();
+          plain.emplace_back();
+          for (const std::int64_t rows : {c.gate, c.up}) {
+            parts.experts.back().push_back(
+                file.add_fp8(rows, c.in, 128, 128, 10 * expert + static_cast<std::uint64_t>(rows)));
+            std::vector<double> values(static_cast<std::size_t>(rows * c.in));
+            parts.experts.back().back().read_values(Dtype::f64, values.data());
+            plain.back().insert(plain.back().end(), values.begin(), values.end());
+          }
+        }
+        const auto experts = ops->expert_weights(parts);
+        const auto dense = ops->matmul_weight({.dtype = dtype, .weights = parts.experts[1]});
+        ops->finish_loads([](std::uint64_t) {});
+
+        Values x = test::random(kRows, c.in, dtype, 99);
+        std::fill_n(x.data.begin(), 130, 0.0);  // a block of zeros, and a bit of the next
+        const std::vector<double> quantized = as_fp8(x);
+        const test::OnDevice there(*ops, x, 3);
+        const auto agrees = [&](const Values& values, std::int64_t row, const std::vector<double>& weight) {
+          for (std::int64_t column = 0; column < out; ++column) {
+            double sum = 0, magnitude = 0;
+            for (std::int64_t k = 0; k < c.in; ++k) {
+              const double product = quantized[static_cast<std::size_t>(row * c.in + k)] *
+                                     weight[static_cast<std::size_t>(column * c.in + k)];
+              sum += product;
+              magnitude += std::abs(product);
+            }
+            const double value = values.data[static_cast<std::size_t>(row * out + column)];
+            // A rounding of the result, and tensor cores that keep some 14 bits of a block's sum.
+            if (!(std::abs(value - sum) <= std::abs(sum) / 256 + magnitude / 4096)) return false;
+          }
+          return true;
+        };
+        const test::OnDevice all(*ops, test::nans(kRows, out, dtype));
+        ops->expert_matmul({.out = all.tensor(),
+                            .x = there.tensor(),
+                            .weight = *experts,
+                            .first_expert = 0,
+                            .first_rows = first_rows});
+        const Values by_experts = all.values();
+        for (std::size_t expert = 0; expert < 4; ++expert) {
+          for (std::int64_t row = first_rows[expert]; row < first_rows[expert + 1]; ++row) {
+            CAPTURE(row);
+            CHECK(agrees(by_experts, row, plain[expert]));
+          }
+        }
+        const auto multiplied = [&](std::int64_t first, std::int64_t count) {
+          const test::OnDevice result(*ops, test::nans(count, out, dtype), 5);
+          ops->matmul({.out = result.tensor(), .x = there.tensor().row_slice(first, count), .weight = *dense});
+          return result.values();
+        };
+        const Values whole = multiplied(0, kRows);
+        for (const std::int64_t row : {0, 1, 40, 70}) CHECK(agrees(whole, row, plain[1]));
+        for (const std::int64_t count : {1, 16, 33}) {
+          CHECK(multiplied(kRows - count, count) == test::rows_of(whole, kRows - count, count));
+        }
       }
     }
   }

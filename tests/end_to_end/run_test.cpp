@@ -13,6 +13,7 @@
 #include "runtime/session.h"
 #include "store/reader.h"
 #include "tests/support/fetched.h"
+#include "tests/support/places.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_model.h"
 
@@ -63,6 +64,25 @@ std::vector<std::string> with(std::vector<std::string> arguments, const std::vec
 }
 
 }  // namespace
+
+TEST_CASE("--fp8-math w8a8 is refused where there is no FP8 and where nothing multiplies it") {
+  const Bench bench;
+  const auto refusal = [&](const std::string& model, std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"run", "--model", model, "--random-tokens", "1x3", "--device-map", "cpu",
+                                         "--output", bench.file("none.h5")});
+    const test::Finished finished = test::run_layerprobe(arguments);
+    CHECK(finished.exit_code == 2);
+    CHECK(!std::filesystem::exists(bench.file("none.h5")));
+    return finished.err;
+  };
+  const std::string tiny = bench.model.path().string();
+  CHECK(refusal(tiny, {"--fp8-math", "w8a8"}).find("the checkpoint has no weights in blocks of FP8") !=
+        std::string::npos);
+  CHECK(refusal(tiny, {"--fp8-math", "int4"}).find("choose dequantize or w8a8") != std::string::npos);
+  const std::string fp8 = (test::root_folder() / "tests/data/parity/qwen3-fp8").string();
+  CHECK(refusal(fp8, {"--fp8-math", "w8a8"}).find("cpu: multiplies no FP8 in blocks") != std::string::npos);
+  CHECK(refusal(fp8, {"--fp8-math", "w8a8", "--dtype", "float32"}).find("not float32") != std::string::npos);
+}
 
 TEST_CASE("the batch size changes no bit, in any dtype") {
   const Bench bench;

@@ -34,10 +34,10 @@ constexpr float kNoticeably = 0.98f;  // of the time of an earlier candidate: le
 // Batches whose rows must have the bits that they have among all tokens: one tile and less, some, and one more.
 constexpr std::array<std::int64_t, 5> kTrialBatches = {1, 7, 64, 250, 1000};
 
-/// "bfloat16[28672,4096]+bias"
+/// "bfloat16[28672,4096]+bias", "bfloat16[6144,3072]*fp8"
 std::string name_of_shape(const Ops::MatMulShape& shape) {
   return text(name_of(shape.dtype), "[", shape.out_features, ",", shape.in_features, "]",
-              shape.has_bias && Product::adds_bias(shape.dtype) ? "+bias" : "");
+              shape.has_bias && Product::adds_bias(shape.dtype) ? "+bias" : "", shape.multiplies_fp8 ? "*fp8" : "");
 }
 
 std::string text_of_choice(const std::string& name, const Algorithm& algorithm) {
@@ -80,6 +80,12 @@ class Trial {
     all_ = random_matrix(num_tokens_, out_, shape.dtype, 3);
     some_ = random_matrix(kTrialBatches.back(), out_, shape.dtype, 3);
     if (shape.has_bias && Product::adds_bias(shape.dtype)) bias_ = random_matrix(1, out_, shape.dtype, 4);
+    if (shape.multiplies_fp8) {  // any bytes are FP8, and a few of them NaN, whose bits are compared too
+      const std::int64_t factors = (out_ / 128 + 1) * (in_ / 128 + 4);
+      factors_ = random_matrix(1, factors * static_cast<std::int64_t>(sizeof(float)) / element_, shape.dtype, 5);
+      kernels::random_values(factors_.data(), factors, Dtype::f32, 5, context.stream());
+      scratch_ = context.allocate(product.scratch_bytes(num_tokens_));
+    }
     workspace_ = context.allocate(Product::kWorkspaceBytes);
     differs_ = context.allocate(sizeof(int));
     kernels::check(cudaEventCreate(begin_.out()), "time products");
@@ -137,14 +143,16 @@ class Trial {
                   .x = {static_cast<std::byte*>(x_.data()) + first * in_ * element_, in_},
                   .weight = weight_.data(),
                   .bias = bias_.data(),
-                  .num_tokens = count},
+                  .num_tokens = count,
+                  .weight_factors = static_cast<const float*>(factors_.data()),
+                  .scratch = scratch_.data()},
                  algorithm, workspace_.data(), context_.stream());
   }
 
   Context& context_;
   Product& product_;
   std::int64_t in_, out_, element_, num_tokens_;
-  Buffer weight_, x_, all_, some_, bias_, workspace_, differs_;
+  Buffer weight_, x_, all_, some_, bias_, factors_, scratch_, workspace_, differs_;
   Event begin_, end_;
 };
 

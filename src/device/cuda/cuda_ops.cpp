@@ -170,6 +170,7 @@ class CudaOps : public Ops {
   MemoryUse memory_use() const override { return context_.memory_use(); }
   CaptureResources capture_resources() override;
   bool keeps_fp8() const override { return true; }
+  bool multiply_fp8() override;
   void reserve(std::size_t bytes) override;
   void load(const Load& args) override;
   std::unique_ptr<MatMulWeight> matmul_weight(const MatMulWeightParts& parts) override;
@@ -333,6 +334,13 @@ Ops::CaptureResources CudaOps::capture_resources() {
   // Some layers of a batch, so that a writer may pause; half of the cores bring 20 GB/s to a file in memory.
   const auto cores = static_cast<int>(std::thread::hardware_concurrency());
   return {.ring_bytes = std::size_t{1} << 30, .writers = std::clamp(cores / 2, 1, 8)};
+}
+
+/// Hopper alone has products of that form.
+bool CudaOps::multiply_fp8() {
+  if (context_.capability() != 90) return false;
+  matmuls_.multiply_fp8();
+  return true;
 }
 
 void CudaOps::reserve(std::size_t bytes) {

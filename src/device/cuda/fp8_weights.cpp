@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+#include "base/text.h"
 #include "kernels/check.h"
 #include "kernels/expand.h"
 
@@ -39,13 +41,19 @@ bool Fp8Weights::keeps(std::span<const StoredValues> parts) {
 Fp8Weights::Fp8Weights(const Context& context, std::span<const std::vector<StoredValues>> experts, Loader& loader) {
   columns_ = experts[0][0].columns;
   for (const StoredValues& part : experts[0]) {
-    parts_.push_back({.first_row = rows_, .rows = part.rows, .first_factor = num_factors_, .scales = *part.scales});
+    const std::int64_t stride = (part.scales->columns + 3) / 4 * 4;
+    parts_.push_back({.first_row = rows_,
+                      .rows = part.rows,
+                      .first_factor = num_factors_,
+                      .factor_stride = stride,
+                      .scales = *part.scales});
     rows_ += part.rows;
-    num_factors_ += part.scales->rows * part.scales->columns;
+    num_factors_ += part.scales->rows * stride;
   }
   const auto count = static_cast<std::int64_t>(experts.size());
   stored_ = context.allocate(static_cast<std::size_t>(count * rows_ * columns_));
   factors_ = context.allocate(static_cast<std::size_t>(count * num_factors_) * sizeof(float));
+  kernels::check(cudaMemsetAsync(factors_.data(), 0, factors_.bytes(), context.stream()), "load weights");
   for (std::int64_t expert = 0; expert < count; ++expert) {
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       const StoredValues& values = experts[static_cast<std::size_t>(expert)][i];
@@ -53,9 +61,28 @@ Fp8Weights::Fp8Weights(const Context& context, std::span<const std::vector<Store
       auto* const stored = static_cast<std::byte*>(stored_.data()) + (expert * rows_ + parts_[i].first_row) * columns_;
       auto* const place = static_cast<float*>(factors_.data()) + expert * num_factors_ + parts_[i].first_factor;
       loader.add(Tensor::contiguous(stored, Dtype::bf16, 1, pairs.columns), pairs);
-      loader.add(Tensor::contiguous(place, Dtype::f32, factors.rows, factors.columns), factors);
+      Tensor places = Tensor::contiguous(place, Dtype::f32, factors.rows, factors.columns);
+      places.row_stride = parts_[i].factor_stride;
+      loader.add(places, factors);
     }
   }
+}
+
+void Fp8Weights::expect_multipliable() const {
+  constexpr std::int64_t kBlock = 128, kStep = 16;
+  bool is_whole = rows_ % kStep == 0 && columns_ % kStep == 0;
+  for (const Part& part : parts_) {
+    is_whole = is_whole && part.scales.block_rows == kBlock && part.scales.block_columns == kBlock &&
+               part.first_row % kBlock == 0;
+  }
+  if (is_whole) return;
+  throw Error(
+      {.kind = ErrorKind::input,
+       .where = "--fp8-math w8a8",
+       .what = text("a weight of [", rows_, ", ", columns_, "] in ", parts_.size(),
+                    " parts: FP8 is multiplied in blocks of 128 x 128, of which only the last part's last may be "
+                    "smaller, and by sixteens"),
+       .fix = "use --fp8-math dequantize"});
 }
 
 Buffer Fp8Weights::expand(const Context& context, std::int64_t first, std::int64_t count, Dtype dtype,
@@ -74,7 +101,7 @@ Buffer Fp8Weights::expand(const Context& context, std::int64_t first, std::int64
          .rows = part.rows,
          .columns = columns_,
          .out_stride = padded_columns,
-         .factor_columns = part.scales.columns,
+         .factor_columns = part.factor_stride,
          .block_rows = part.scales.block_rows,
          .block_columns = part.scales.block_columns,
          .count = count,

@@ -7,8 +7,8 @@
 
 namespace layerprobe::device::cuda {
 
-/// Weights of one shape that stay F8_E4M3 in memory, and are expanded for each product: that of a layer, or one for
-/// each of its experts. One thread at a time.
+/// Weights of one shape that stay F8_E4M3 in memory, and are expanded for each product or multiplied as they are: that
+/// of a layer, or one for each of its experts. One thread at a time.
 class Fp8Weights {
  public:
   /// Whether each of the parts, stacked along the rows, is FP8 as we keep it; else it is expanded while it is loaded.
@@ -16,6 +16,16 @@ class Fp8Weights {
 
   /// `experts`: the parts of each, which keeps() all; queues their loads.
   Fp8Weights(const Context& context, std::span<const std::vector<StoredValues>> experts, Loader& loader);
+
+  /// Throws Error(input) where cuBLASLt multiplies no FP8 of that form.
+  void expect_multipliable() const;
+  const void* stored(std::int64_t expert) const {
+    return static_cast<const std::byte*>(stored_.data()) + expert * rows_ * columns_;
+  }
+  /// [ceil(rows / 128), ceil(columns / 128)], rows factor_stride() apart: cuBLASLt's BLK128x128_32F.
+  const float* factors(std::int64_t expert) const {
+    return static_cast<const float*>(factors_.data()) + expert * num_factors_;
+  }
 
   std::size_t bytes() const { return stored_.bytes() + factors_.bytes(); }
 
@@ -28,7 +38,8 @@ class Fp8Weights {
   struct Part {
     std::int64_t first_row;
     std::int64_t rows;
-    std::int64_t first_factor;  // in those of one expert
+    std::int64_t first_factor;   // in those of one expert
+    std::int64_t factor_stride;  // of their rows: a multiple of four
     BlockScales scales;
   };
   std::vector<Part> parts_;

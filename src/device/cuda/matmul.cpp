@@ -77,6 +77,8 @@ std::unique_ptr<MatMulWeight> MatMuls::weight(const Ops::MatMulWeightParts& part
   const bool keeps_fp8 = Fp8Weights::keeps(parts.weights);
   if (keeps_fp8) {
     weight->fp8.emplace(context_, std::span(&parts.weights, 1), loader);
+    if (multiplies_fp8_) weight->fp8->expect_multipliable();
+    weight->shape.multiplies_fp8 = multiplies_fp8_;
   } else {
     weight->weight =
         is_padded ? zeros(out * in) : context_.allocate(static_cast<std::size_t>(out * in) * size_of(dtype));
@@ -127,15 +129,20 @@ void MatMuls::multiply(const Ops::MatMul& args) {
   const AlignedInput x(context_, args.x, 1, padded_features(shape.in_features));
   const AlignedOutput out(context_, args.out, 1, padded_features(shape.out_features));
   Buffer expanded;
-  if (weight->fp8) {
+  if (weight->fp8 && !shape.multiplies_fp8) {
     expanded = weight->fp8->expand(context_, 0, 1, shape.dtype, padded_features(shape.out_features),
                                    padded_features(shape.in_features));
   }
+  const Buffer scratch = scratch_of(how.product, args.x.rows);
   how.product.run({.out = matrix_of(out.tensor()),
                    .x = matrix_of(x.tensor()),
-                   .weight = weight->fp8 ? expanded.data() : weight->weight.data(),
+                   .weight = shape.multiplies_fp8 ? weight->fp8->stored(0)
+                             : weight->fp8        ? expanded.data()
+                                                  : weight->weight.data(),
                    .bias = library_adds ? weight->bias.data() : nullptr,
-                   .num_tokens = args.x.rows},
+                   .num_tokens = args.x.rows,
+                   .weight_factors = shape.multiplies_fp8 ? weight->fp8->factors(0) : nullptr,
+                   .scratch = scratch.data()},
                   how.algorithm, workspace_.data(), context_.stream());
   if (!library_adds && weight->bias.data() != nullptr) {  // f32 and f64 are rounded to the sums' own type anyway
     kernels::add({.out = matrix_of(out.tensor()),
@@ -161,6 +168,8 @@ std::unique_ptr<ExpertWeights> MatMuls::expert_weights(const Ops::ExpertWeightsP
   const std::int64_t in = padded_features(weights->shape.in_features), out = padded_features(out_features);
   if (std::ranges::all_of(parts.experts, [](const auto& expert) { return Fp8Weights::keeps(expert); })) {
     weights->fp8.emplace(context_, parts.experts, loader);
+    if (multiplies_fp8_) weights->fp8->expect_multipliable();
+    weights->shape.multiplies_fp8 = multiplies_fp8_;
     return weights;
   }
   weights->weights = context_.allocate(static_cast<std::size_t>(weights->count * out * in) * size_of(parts.dtype));
@@ -179,7 +188,13 @@ std::unique_ptr<ExpertWeights> MatMuls::expert_weights(const Ops::ExpertWeightsP
   return weights;
 }
 
-// One product after the other, on one stream: from a thousand rows an expert on each fills the GPU.
+Buffer MatMuls::scratch_of(const Product& product, std::int64_t num_tokens) const {
+  const std::size_t bytes = product.scratch_bytes(num_tokens);
+  return bytes == 0 ? Buffer() : context_.allocate(bytes);
+}
+
+// One product after the other, on one stream: from a thousand rows an expert on each fills the GPU. Where FP8 is
+// multiplied one may write over the first rows of the next, which comes after it.
 void MatMuls::multiply_experts(const Ops::ExpertMatMul& args) {
   const auto* weights = dynamic_cast<const CudaExpertWeights*>(&args.weight);
   expect(weights != nullptr, "experts' weights are multiplied on the device that made them");
@@ -191,28 +206,39 @@ void MatMuls::multiply_experts(const Ops::ExpertMatMul& args) {
   const AlignedOutput out(context_, args.out, 1, padded_features(shape.out_features));
   const auto num_experts = static_cast<std::int64_t>(args.first_rows.size()) - 1;
   const std::size_t expert_bytes = weights->expert_bytes();
+  const bool expands = weights->fp8 && !shape.multiplies_fp8;
   const std::int64_t at_once =
-      weights->fp8 ? std::max<std::int64_t>(1, static_cast<std::int64_t>(kExpandedBytes / expert_bytes)) : num_experts;
+      expands ? std::max<std::int64_t>(1, static_cast<std::int64_t>(kExpandedBytes / expert_bytes)) : num_experts;
+  std::int64_t most_rows = 0;
+  for (std::size_t i = 0; i + 1 < args.first_rows.size(); ++i) {
+    most_rows = std::max(most_rows, args.first_rows[i + 1] - args.first_rows[i]);
+  }
+  const Buffer scratch = scratch_of(how.product, most_rows);
   for (std::int64_t begin = 0; begin < num_experts; begin += at_once) {
     const std::int64_t end = std::min(num_experts, begin + at_once);
     Buffer expanded;
-    if (weights->fp8) {
+    if (expands) {
       expanded = weights->fp8->expand(context_, args.first_expert + begin, end - begin, shape.dtype,
                                       padded_features(shape.out_features), padded_features(shape.in_features));
     }
-    const auto* const first_weight = weights->fp8
-                                         ? static_cast<const std::byte*>(expanded.data())
-                                         : static_cast<const std::byte*>(weights->weights.data()) +
-                                               static_cast<std::size_t>(args.first_expert + begin) * expert_bytes;
     for (std::int64_t expert = begin; expert < end; ++expert) {
-      const std::int64_t row = args.first_rows[static_cast<std::size_t>(expert)];
-      const std::int64_t rows = args.first_rows[static_cast<std::size_t>(expert) + 1] - row;
+      const std::int64_t row = args.first_rows[static_cast<std::size_t>(expert)] - args.first_rows[0];
+      const std::int64_t rows = args.first_rows[static_cast<std::size_t>(expert) + 1] - args.first_rows[0] - row;
       if (rows == 0) continue;
-      how.product.run({.out = matrix_of(out.tensor().row_slice(row - args.first_rows[0], rows)),
-                       .x = matrix_of(x.tensor().row_slice(row - args.first_rows[0], rows)),
-                       .weight = first_weight + static_cast<std::size_t>(expert - begin) * expert_bytes,
+      const std::int64_t number = args.first_expert + expert;
+      const auto offset = [&](const Buffer& buffer, std::int64_t index) {
+        return static_cast<const std::byte*>(buffer.data()) + static_cast<std::size_t>(index) * expert_bytes;
+      };
+      how.product.run({.out = matrix_of(out.tensor().row_slice(row, rows)),
+                       .x = matrix_of(x.tensor().row_slice(row, rows)),
+                       .weight = shape.multiplies_fp8 ? weights->fp8->stored(number)
+                                 : expands            ? offset(expanded, expert - begin)
+                                                      : offset(weights->weights, number),
                        .bias = nullptr,
-                       .num_tokens = rows},
+                       .num_tokens = rows,
+                       .weight_factors = shape.multiplies_fp8 ? weights->fp8->factors(number) : nullptr,
+                       .scratch = scratch.data(),
+                       .writable_rows = args.x.rows - row},
                       how.algorithm, workspace_.data(), context_.stream());
     }
   }

@@ -26,7 +26,8 @@ class MatMuls {
   std::unique_ptr<ExpertWeights> expert_weights(const Ops::ExpertWeightsParts& parts, Loader& loader);
   void multiply_experts(const Ops::ExpertMatMul& args);
 
-  /// As in Ops.
+  /// As in Ops, where the GPU can: for weights made from now on.
+  void multiply_fp8() { multiplies_fp8_ = true; }
   std::string choices(std::span<const Ops::MatMulShape> shapes);
   void use_choices(std::string_view text) { algorithms_.use(text); }
 
@@ -37,6 +38,7 @@ class MatMuls {
   };
   Chosen& chosen(const Ops::MatMulShape& shape);
   void add(const Tensor& out, const StoredValues& values, Loader& loader);
+  Buffer scratch_of(const Product& product, std::int64_t num_tokens) const;
 
   Context& context_;
   CublasLt library_;
@@ -44,6 +46,7 @@ class MatMuls {
   Buffer workspace_;
   Algorithms algorithms_;
   std::map<Ops::MatMulShape, Chosen> products_;
+  bool multiplies_fp8_ = false;
 };
 
 }  // namespace layerprobe::device::cuda

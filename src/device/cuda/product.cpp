@@ -8,9 +8,12 @@
 // another layout than the checkpoint's, a bias has M elements, and a row stride is a leading dimension.
 #include "device/cuda/product.h"
 
+#include <algorithm>
 #include <array>
 
 #include "base/error.h"
+#include "kernels/check.h"
+#include "kernels/quantize_rows.h"
 
 namespace layerprobe::device::cuda {
 namespace {
@@ -34,9 +37,26 @@ cublasComputeType_t compute_of(Dtype dtype) {
   return dtype == Dtype::f32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F;
 }
 
+cudaDataType_t input_type_of(const Ops::MatMulShape& shape) {
+  return shape.multiplies_fp8 ? CUDA_R_8F_E4M3 : type_of(shape.dtype);
+}
+
+/// Where FP8 is multiplied, tokens come in sixteens.
+constexpr std::int64_t kTokenStep = 16;
+std::int64_t padded_tokens(std::int64_t count) { return (count + kTokenStep - 1) / kTokenStep * kTokenStep; }
+
+std::int64_t factors_a_row(std::int64_t columns) {
+  return (columns + kernels::QuantizeRows::kBlock - 1) / kernels::QuantizeRows::kBlock;
+}
+
 cudaDataType_t scale_of(Dtype dtype) { return dtype == Dtype::f64 ? CUDA_R_64F : CUDA_R_32F; }
 
 }  // namespace
+
+template <typename T>
+void Product::describe(cublasLtMatmulDescAttributes_t attribute, const T& value) {
+  library_.check(library_.set_desc(desc_.get(), attribute, &value, sizeof value), "describe a product");
+}
 
 Product::Product(const CublasLt& library, cublasLtHandle_t handle, const Ops::MatMulShape& shape)
     : library_(library),
@@ -44,26 +64,29 @@ Product::Product(const CublasLt& library, cublasLtHandle_t handle, const Ops::Ma
       in_(padded_features(shape.in_features)),
       out_(padded_features(shape.out_features)),
       has_bias_(shape.has_bias && adds_bias(shape.dtype)),
-      is_f64_(shape.dtype == Dtype::f64),
+      dtype_(shape.dtype),
+      is_fp8_(shape.multiplies_fp8),
       desc_(library.matmul_desc(compute_of(shape.dtype), scale_of(shape.dtype))),
       weight_layout_(
-          library.layout(type_of(shape.dtype), static_cast<std::uint64_t>(in_), static_cast<std::uint64_t>(out_), in_)),
-      x_layout_(library.layout(type_of(shape.dtype), static_cast<std::uint64_t>(in_), 1, in_)),
+          library.layout(input_type_of(shape), static_cast<std::uint64_t>(in_), static_cast<std::uint64_t>(out_), in_)),
+      x_layout_(library.layout(input_type_of(shape), static_cast<std::uint64_t>(in_), 1, in_)),
       out_layout_(library.layout(type_of(shape.dtype), static_cast<std::uint64_t>(out_), 1, out_)) {
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  library_.check(library_.set_desc(desc_.get(), CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-                 "describe a product");
+  describe(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+  if (is_fp8_) {
+    const std::int32_t of_weight = CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
+    const std::int32_t of_x = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+    describe(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_weight);
+    describe(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_x);
+  }
   if (!has_bias_) return;
   const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
   const std::int32_t type = type_of(shape.dtype);
-  library_.check(library_.set_desc(desc_.get(), CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue),
-                 "describe a product");
-  library_.check(library_.set_desc(desc_.get(), CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type),
-                 "describe a product");
+  describe(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+  describe(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type);
 }
 
 void Product::describe_tokens(std::int64_t num_tokens, std::int64_t x_stride, std::int64_t out_stride) {
-  const auto columns = static_cast<std::uint64_t>(num_tokens);
+  const auto columns = static_cast<std::uint64_t>(is_fp8_ ? padded_tokens(num_tokens) : num_tokens);
   const auto set = [&](cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, const auto& value) {
     library_.check(library_.set_layout(layout, attribute, &value, sizeof value), "describe a matrix");
   };
@@ -122,19 +145,58 @@ bool Product::allows(const Algorithm& algorithm, std::int64_t num_tokens) {
 
 void Product::run(const Arguments& args, const Algorithm& algorithm, void* workspace, cudaStream_t stream) {
   expect((args.bias != nullptr) == has_bias_, "a product has its shape's bias");
+  if (has_bias_) describe(CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+  if (is_fp8_) return run_fp8(args, algorithm, workspace, stream);
   describe_tokens(args.num_tokens, args.x.row_stride, args.out.row_stride);
-  if (has_bias_) {
-    library_.check(library_.set_desc(desc_.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, &args.bias, sizeof args.bias),
-                   "describe a product");
-  }
+  multiply(args.weight, args.x.data, args.out.data, algorithm, workspace, stream);
+}
+
+/// What run_fp8 keeps there: the inputs in FP8, their factors, and where `out` ends before whole sixteens do, the
+/// result.
+std::size_t Product::scratch_bytes(std::int64_t num_tokens) const {
+  if (!is_fp8_) return 0;
+  const std::int64_t tokens = padded_tokens(num_tokens);
+  return static_cast<std::size_t>(tokens * (in_ + factors_a_row(in_) * static_cast<std::int64_t>(sizeof(float)) +
+                                            out_ * static_cast<std::int64_t>(size_of(dtype_))));
+}
+
+void Product::run_fp8(const Arguments& args, const Algorithm& algorithm, void* workspace, cudaStream_t stream) {
+  const std::int64_t tokens = padded_tokens(args.num_tokens);
+  auto* const x = static_cast<std::uint8_t*>(args.scratch);
+  auto* const factors = reinterpret_cast<float*>(x + tokens * in_);
+  void* const result = factors + tokens * factors_a_row(in_);
+  const bool fits = tokens <= std::max(args.writable_rows, args.num_tokens);
+  kernels::quantize_rows({.out = x,
+                          .factors = factors,
+                          .x = args.x,
+                          .num_rows = args.num_tokens,
+                          .padded_rows = tokens,
+                          .columns = in_,
+                          .dtype = dtype_},
+                         stream);
+  describe(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, args.weight_factors);
+  describe(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, factors);
+  describe_tokens(args.num_tokens, in_, fits ? args.out.row_stride : out_);
+  multiply(args.weight, x, fits ? args.out.data : result, algorithm, workspace, stream);
+  if (fits) return;
+  const std::size_t element = size_of(dtype_), row_bytes = static_cast<std::size_t>(out_) * element;
+  kernels::check(
+      cudaMemcpy2DAsync(args.out.data, static_cast<std::size_t>(args.out.row_stride) * element, result, row_bytes,
+                        row_bytes, static_cast<std::size_t>(args.num_tokens), cudaMemcpyDeviceToDevice, stream),
+      "matmul");
+}
+
+void Product::multiply(const void* weight, const void* x, void* out, const Algorithm& algorithm, void* workspace,
+                       cudaStream_t stream) {
   const float one = 1, zero = 0;
   const double one_f64 = 1, zero_f64 = 0;
-  const void* const alpha = is_f64_ ? static_cast<const void*>(&one_f64) : &one;
-  const void* const beta = is_f64_ ? static_cast<const void*>(&zero_f64) : &zero;
-  library_.check(library_.matmul(handle_, desc_.get(), alpha, args.weight, weight_layout_.get(), args.x.data,
-                                 x_layout_.get(), beta, args.out.data, out_layout_.get(), args.out.data,
-                                 out_layout_.get(), &algorithm, workspace, kWorkspaceBytes, stream),
-                 "matmul");
+  const bool is_f64 = dtype_ == Dtype::f64;
+  const void* const alpha = is_f64 ? static_cast<const void*>(&one_f64) : &one;
+  const void* const beta = is_f64 ? static_cast<const void*>(&zero_f64) : &zero;
+  library_.check(
+      library_.matmul(handle_, desc_.get(), alpha, weight, weight_layout_.get(), x, x_layout_.get(), beta, out,
+                      out_layout_.get(), out, out_layout_.get(), &algorithm, workspace, kWorkspaceBytes, stream),
+      "matmul");
 }
 
 }  // namespace layerprobe::device::cuda

@@ -36,20 +36,32 @@ class Product {
   struct Arguments {
     kernels::Matrix out;  // [num_tokens, padded out_features]
     kernels::Matrix x;    // [num_tokens, padded in_features]
-    const void* weight;   // [padded out_features, padded in_features]
+    const void* weight;   // [padded out_features, padded in_features]; F8_E4M3 where the shape multiplies FP8
     const void* bias;     // [padded out_features], or nullptr
     std::int64_t num_tokens;
+    // Where the shape multiplies FP8:
+    const float* weight_factors = nullptr;  // as Fp8Weights::factors
+    void* scratch = nullptr;                // [scratch_bytes(num_tokens)], aligned to 256
+    std::int64_t writable_rows = 0;         // of out, from the first: those after num_tokens may get any value
   };
+  /// Zero where the shape multiplies no FP8.
+  std::size_t scratch_bytes(std::int64_t num_tokens) const;
   void run(const Arguments& args, const Algorithm& algorithm, void* workspace, cudaStream_t stream);
 
  private:
+  template <typename T>
+  void describe(cublasLtMatmulDescAttributes_t attribute, const T& value);
   void describe_tokens(std::int64_t num_tokens, std::int64_t x_stride, std::int64_t out_stride);
+  void run_fp8(const Arguments& args, const Algorithm& algorithm, void* workspace, cudaStream_t stream);
+  void multiply(const void* weight, const void* x, void* out, const Algorithm& algorithm, void* workspace,
+                cudaStream_t stream);
 
   const CublasLt& library_;
   cublasLtHandle_t handle_;
   std::int64_t in_, out_;
   bool has_bias_;
-  bool is_f64_;
+  Dtype dtype_;
+  bool is_fp8_;
   CublasLt::Owned<cublasLtMatmulDescOpaque_t> desc_;
   CublasLt::Owned<cublasLtMatrixLayoutOpaque_t> weight_layout_, x_layout_, out_layout_;
 };
