@@ -90,7 +90,8 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
       .add_option(
           "--transport", common.transport,
           "How hidden states go between devices: peer, straight; nccl, by NCCL; host, through its memory; auto: "
-          "peer where that is possible and proven with data, unless NCCL_P2P_DISABLE is set")
+          "peer where that is possible and proven with data, unless NCCL_P2P_DISABLE is set. With peer, replicas also "
+          "copy their weights from the devices of the first")
       ->capture_default_str()
       ->type_name("auto|peer|nccl|host");
   command

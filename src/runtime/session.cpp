@@ -306,9 +306,10 @@ class Session {
     return from.reaches(to) ? "" : "the devices have no way to each other";
   }
 
-  /// Whether weights may be copied from one to the other: tried as links are.
+  /// Whether weights are copied from one to the other: where --transport peer asks for it, and a trial as that of links
+  /// succeeds.
   bool is_proven(device::Ops& from, device::Ops& to) {
-    if (options_.transport == Transport::host || !why_no_peer(from, to).empty()) return false;
+    if (options_.transport != Transport::peer || !why_no_peer(from, to).empty()) return false;
     Link link(shared_.hub, from, to,
               {.is_peer = true,
                .max_tokens = largest_batch(prepared_),

@@ -77,6 +77,11 @@ Product::Product(const CublasLt& library, cublasLtHandle_t handle, const Ops::Ma
     const std::int32_t of_x = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
     describe(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, of_weight);
     describe(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, of_x);
+    // cuBLASLt names no algorithm where there are none. They are looked at by products alone.
+    alignas(16) static constexpr float kNoFactors[4] = {};
+    const float* const none = kNoFactors;
+    describe(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, none);
+    describe(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, none);
   }
   if (!has_bias_) return;
   const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
