@@ -20,7 +20,7 @@ import time
 SOURCE, BUILD = map(pathlib.Path, (sys.argv[1], sys.argv[2]))
 SCRIPTS, PROGRAM, MODEL = SOURCE / "scripts/slurm", BUILD / "layerprobe", SOURCE / "tests/data/parity/llama-defaults"
 NEEDED = ("sbatch", "scontrol", "scancel", "squeue", "slurmctld", "slurmd", "munged")
-SHARDS, PROMPTS = 4, 160  # prompts of each shard
+SHARDS, PROMPTS = 4, 240  # prompts of each shard
 RUN = ["--dtype", "float64", "--capture", "model.layers.*", "--tokens-per-batch", "64", "--commit-every", "0.1"]
 SLURM_CONF = """\
 ClusterName=test
@@ -153,14 +153,14 @@ def jobs():
 
 
 def is_half_way(shard):
-    """Something is complete in its partial file, and not all."""
+    """Something is complete in its partial file, and not nearly all."""
     expect(not shard.exists(), f"{shard.name} is half-way before its run ends\n{all_logs()}")
     shown = subprocess.run([PROGRAM, "inspect", "--json", f"{shard}.partial"], stdout=subprocess.PIPE,
                            stderr=subprocess.DEVNULL, text=True)
     if shown.returncode != 0:
         return False
     report = json.loads(shown.stdout)
-    return 0 < report["complete_bytes"] < report["capture_bytes"] / 2
+    return 0 < report["complete_bytes"] < report["capture_bytes"] * 0.7
 
 
 def start_again(task):
