@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/probe_point.h"
 #include "base/text.h"
+#include "compare/align.h"
 #include "model/config.h"
 #include "model/points.h"
 #include "weights/checkpoint.h"
@@ -40,9 +41,12 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
+/// Under either spelling: with model.language_model. or without.
 bool is_stored(const store::Reader& reference, const std::string& name) {
-  const auto found = reference.find(name);
-  return found && reference.points()[*found].stored;
+  for (const store::Layout::Point& each : reference.points()) {
+    if (each.stored && compare::canonical_name(each.point.name) == compare::canonical_name(name)) return true;
+  }
+  return false;
 }
 
 bool has_input_of(const store::Reader& reference, int layer) {
@@ -79,6 +83,7 @@ Blame blame_layers(const store::Reader& reference, const runtime::RunOptions& op
   const ScratchFolder scratch;
   compare::Rules own_rules = {.max_rel_l2 = {}, .exact = false, .points = {}, .thresholds = rules.thresholds};
   own_rules.is_one_block = true;
+  own_rules.selection_bias = rules.selection_bias;
   Blame blame;
   blame.dtype = options.dtype;
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
@@ -150,7 +155,10 @@ std::string blame_sentence(const Blame& blame, const compare::Report& report) {
     if (each.point == first.finding->point) at = &each;
   }
   std::string out = text("model.layers.", first.layer, " is the first whose own error is above its limit");
-  if (at != nullptr) {
+  if (at != nullptr && at->routing) {
+    out += text(": ", at->point, ": ", at->routing->num_rerouted, " of ", at->routing->num_rows,
+                " tokens went to other experts");
+  } else if (at != nullptr) {
     out +=
         text(": ", at->point, " ", compare::rel_l2_text(at->error()), " over ", compare::rel_l2_text(at->max_rel_l2));
   }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/dtype.h"
@@ -17,6 +18,8 @@
 #include "cli/compare_output.h"
 #include "cli/share_done.h"
 #include "cli/table.h"
+#include "model/config.h"
+#include "model/tensors.h"
 #include "runtime/prepared.h"
 #include "runtime/session.h"
 #include "store/reader.h"
@@ -32,6 +35,8 @@ struct CompareOptions {
   std::filesystem::path baseline;
   std::optional<double> max_rel_l2;
   bool exact = false;
+  bool fail_fast = false;
+  std::vector<std::string> allow_skip;
   std::vector<std::string> points;
   std::vector<std::string> thresholds;
   std::filesystem::path report;
@@ -40,6 +45,39 @@ struct CompareOptions {
   bool blame = false;
   runtime::RunOptions run;  // of --blame: model, dtype, device
 };
+
+/// Of --model's routers; asked only where files hold what such ones chose. A model that cannot be read has none.
+compare::SelectionBias selection_bias_of(const CompareOptions& options) {
+  if (options.run.model.empty()) return {};
+  struct Opened {
+    std::optional<weights::Checkpoint> checkpoint;
+    std::optional<model::ModelConfig> config;
+    bool was_tried = false;
+  };
+  const auto opened = std::make_shared<Opened>();
+  return [opened, name = options.run.model](int layer) -> std::vector<double> {
+    try {
+      if (!std::exchange(opened->was_tried, true)) {
+        opened->checkpoint.emplace(weights::Checkpoint::open(name));
+        opened->config.emplace(model::read_config(opened->checkpoint->config(), name));
+      }
+      if (!opened->config || layer < 0 || layer >= opened->config->num_hidden_layers) return {};
+      const model::ModelConfig& config = *opened->config;
+      const bool has_bias = config.has_experts(layer) && config.experts->router.has_selection_bias &&
+                            config.experts->router.scores == model::Router::Scores::sigmoid;
+      const weights::TensorInfo* const bias =
+          has_bias ? opened->checkpoint->find(model::selection_bias_name(config, layer)) : nullptr;
+      if (bias == nullptr || bias->num_elements() != config.experts->num_experts) return {};
+      std::vector<double> out(static_cast<std::size_t>(bias->num_elements()));
+      opened->checkpoint->read(*bias, Dtype::f64, out.data());
+      return out;
+    } catch (const Error& error) {
+      std::cerr << "note: margins of routers with a bias stay unknown: "
+                << printable(text(error.parts().where, ": ", error.parts().what)) << "\n";
+      return {};
+    }
+  };
+}
 
 compare::Rules rules_of(const CompareOptions& options) {
   if (options.blame && options.run.model.empty()) {
@@ -55,6 +93,12 @@ compare::Rules rules_of(const CompareOptions& options) {
                  .fix = "give the largest relative error that agrees, as 1e-2"});
   }
   compare::Rules rules = {.max_rel_l2 = options.max_rel_l2, .exact = options.exact, .points = {}};
+  rules.selection_bias = selection_bias_of(options);
+  rules.fail_fast = options.fail_fast;
+  if (!options.allow_skip.empty()) rules.allow_skip.emplace();
+  for (const std::string& list : options.allow_skip) {
+    for (const std::string& pattern : split(list, ',')) rules.allow_skip->emplace_back(trimmed(pattern));
+  }
   for (const std::string& each : options.thresholds) rules.thresholds.push_back(compare::parse_threshold(each));
   for (const std::string& list : options.points) {
     for (const std::string& pattern : split(list, ',')) rules.points.emplace_back(trimmed(pattern));
@@ -107,7 +151,8 @@ std::optional<tokenizer::Tokenizer> tokenizer_of(const CompareOptions& options) 
   try {
     return runtime::open_tokenizer(weights::Checkpoint::open(options.run.model));
   } catch (const Error& error) {
-    std::cerr << "note: the page shows tokens by their ids: " << printable(error.what()) << "\n";
+    std::cerr << "note: the page shows tokens by their ids: "
+              << printable(text(error.parts().where, ": ", error.parts().what)) << "\n";
     return std::nullopt;
   }
 }
@@ -171,6 +216,15 @@ void add_compare(CLI::App& app, Command& chosen) {
       ->type_name("'GLOB: EXPR'")
       ->take_all()
       ->allow_extra_args(false);
+  command->add_flag("--fail-fast", options->fail_fast, "Compare nothing behind the first point that does not agree");
+  command
+      ->add_option(
+          "--allow-skip", options->allow_skip,
+          "Which points may be left uncompared, by patterns as --points: any other that is makes the answer no. "
+          "Default: all, and they are listed; \"\": none")
+      ->type_name("PATTERNS")
+      ->take_all()
+      ->allow_extra_args(false);
   command
       ->add_option("--baseline", options->baseline,
                    "A correct run in the candidate's dtype: a point agrees up to 1.5 times its error")
@@ -184,7 +238,8 @@ void add_compare(CLI::App& app, Command& chosen) {
       "Also run each block of --model by itself, fed what entered it in the reference: whose fault is it?");
   command
       ->add_option("--model", options->run.model,
-                   "The model whose blocks --blame runs, and whose tokenizer --html uses")
+                   "The model whose blocks --blame runs, whose tokenizer --html uses, and whose routers' biases say by "
+                   "how much another choice of experts was missed")
       ->envname("MODEL_PATH")
       ->type_name("PATH");
   options->run.dtype.clear();

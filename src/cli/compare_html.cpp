@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <ostream>
 #include <set>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/probe_point.h"
@@ -46,7 +49,7 @@ Json point_of(const Difference& each) {
   out.set("layer", layer_of(each.point));
   const std::string_view semantics = semantics_of(each.point);
   out.set("stream", semantics == "residual_after_block" || semantics == "embedding" || semantics == "post_final_norm");
-  out.set("rel", each.rel_l2);
+  out.set("rel", each.routing ? Json() : Json(each.judged_rel_l2()));
   out.set("plain", each.rel_l2_without_massive);
   out.set("lim", each.max_rel_l2);
   out.set("base", number_or_null(each.baseline_rel_l2));
@@ -73,6 +76,10 @@ Json point_of(const Difference& each) {
     for (const std::int64_t count : *each.ulps) ulps.push(count);
   }
   out.set("ulps", std::move(ulps));
+  out.set("route", each.by_route && each.num_rows > 0
+                       ? Json(static_cast<double>(each.by_route->num_same) / static_cast<double>(each.num_rows))
+                       : Json());
+  out.set("route_rel", each.by_route ? Json(each.by_route->same_rel_l2) : Json());
   out.set("same", each.bit_equal);
   out.set("ok", each.agrees);
   return out;
@@ -100,6 +107,7 @@ Json heatmap_of(const Report& report) {
   std::vector<std::size_t> shown, stream;
   for (std::size_t i = 0; i < report.differences.size(); ++i) {
     if (report.differences[i].num_rows != report.num_rows) continue;  // its columns are other tokens
+    if (report.differences[i].routing) continue;  // how far the numbers of experts lie apart says nothing
     shown.push_back(i);
     const std::string_view semantics = semantics_of(report.differences[i].point);
     if (semantics == "residual_after_block" || semantics == "embedding" || semantics == "post_final_norm") {
@@ -191,6 +199,80 @@ Json blame_of(const Blame& blame, const Report& report) {
   return out;
 }
 
+std::string place_of(const std::optional<compare::Token>& token) {
+  if (!token) return "-";
+  return text("p", token->prompt, token->token < 0 ? std::string(" mean") : text(" t", token->token));
+}
+
+/// A part of the page that only some runs have: a table, with bars of a column's shares where one is named.
+Json part_of(const char* title, std::string words, std::vector<const char*> columns, Json rows) {
+  Json names(Json::Array{});
+  for (const char* each : columns) names.push(each);
+  Json out;
+  out.set("title", title);
+  out.set("words", std::move(words));
+  out.set("columns", std::move(names));
+  out.set("rows", std::move(rows));
+  return out;
+}
+
+Json logits_part(const Report& report) {
+  Json rows(Json::Array{});
+  for (const Difference& each : report.differences) {
+    if (!each.logits) continue;
+    const compare::LogitsDifference& logits = *each.logits;
+    rows.push(Json::Array{Json(printable(each.point)), Json(logits.num_rows), Json(100 * logits.top1_agreement()),
+                          Json(100 * logits.top_k_overlap), Json(logits.kl_mean), Json(logits.kl_p99),
+                          Json(logits.kl_max), Json(place_of(logits.kl_max_at)), Json(logits.gap_p50),
+                          Json(logits.gap_max), Json(place_of(logits.gap_max_at))});
+  }
+  if (rows.items().empty()) return nullptr;
+  return part_of(
+      "Next tokens",
+      "The logits as distributions over the next token: KL(reference || candidate) in nats, and how far the "
+      "reference's largest logit lies above its next one where the most likely token differs. A small gap is "
+      "one that rounding may close.",
+      {"point", "rows", "same top-1, %", "top-k overlap, %", "KL mean", "KL p99", "KL max", "KL max at", "gap, median",
+       "gap, max", "gap max at"},
+      std::move(rows));
+}
+
+Json routing_part(const Report& report) {
+  Json rows(Json::Array{});
+  bool differs = false;
+  for (const Difference& each : report.differences) {
+    if (!each.routing) continue;
+    const compare::RoutingDifference& routing = *each.routing;
+    differs = differs || routing.num_rerouted > 0;
+    const Difference* block = nullptr;
+    for (const Difference& other : report.differences) {
+      const bool is_output = semantics_of(other.point) == "residual_after_block";
+      if (is_output && layer_of(other.point) == layer_of(each.point)) block = &other;
+    }
+    const bool is_split = block != nullptr && block->by_route;
+    const auto known = [&](double value) { return routing.knows_margins ? Json(value) : Json(); };
+    rows.push(
+        Json::Array{Json(printable(each.point)), Json(100 * routing.rerouted()), Json(100 * (1 - routing.overlap)),
+                    routing.knows_margins ? Json(routing.num_unexplained) : Json(), known(routing.margin_p50),
+                    known(routing.margin_max), Json(place_of(routing.margin_max_at)),
+                    number_or_null(routing.weights_rel_l2), is_split ? Json(block->by_route->same_rel_l2) : Json(),
+                    is_split ? Json(block->by_route->rerouted_rel_l2) : Json(),
+                    routing.baseline_rerouted ? Json(100 * *routing.baseline_rerouted) : Json()});
+  }
+  if (rows.items().empty()) return nullptr;
+  Json out = part_of(
+      "Routing flips",
+      differs ? "Tokens that went to other experts, and the share of choices that are others. Unexplained: the "
+                "candidate's own router logits would not have sent them there. The margin is how far the reference's "
+                "logit of a dropped expert lies above that of one chosen instead: small ones are noise."
+              : "Every token went to the same experts in both runs.",
+      {"router", "tokens rerouted, %", "other choices, %", "unexplained", "margin, median", "margin, max", "at",
+       "weights rel_l2", "block, same route", "block, rerouted", "baseline rerouted, %"},
+      std::move(rows));
+  if (differs) out.set("bars", 1);
+  return out;
+}
+
 /// JSON text that may stand inside a <script>: no "<" ends it.
 std::string for_script(std::string json) {
   std::string out;
@@ -243,6 +325,10 @@ void write_html(std::ostream& out, const Report& report, const store::Reader& re
     skipped.push(std::move(item));
   }
   data.set("skipped", std::move(skipped));
+  Json more(Json::Array{});
+  if (Json routing = routing_part(report); !routing.is_null()) more.push(std::move(routing));
+  if (Json logits = logits_part(report); !logits.is_null()) more.push(std::move(logits));
+  data.set("more", std::move(more));
   data.set("heat", heatmap_of(report));
   data.set("tokens", tokens_of(report, reference, token_text));
   constexpr std::string_view kPlace = "<!--DATA-->";

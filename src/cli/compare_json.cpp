@@ -45,6 +45,60 @@ Json json_of(const compare::Side& side) {
   return out;
 }
 
+Json place(const std::optional<compare::Token>& token) { return token ? json_of(*token) : Json(); }
+
+Json json_of(const std::optional<compare::RoutingDifference>& routing) {
+  if (!routing) return nullptr;
+  const auto number = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
+  Json out;
+  out.set("num_experts_per_tok", routing->num_experts_per_tok);
+  out.set("num_experts", routing->num_experts > 0 ? Json(routing->num_experts) : Json());
+  out.set("num_rows", routing->num_rows);
+  out.set("num_rerouted", routing->num_rerouted);
+  out.set("rerouted", routing->rerouted());
+  out.set("overlap", routing->overlap);
+  out.set("reference_chooses_largest", routing->num_experts > 0 ? Json(routing->reference_chooses_largest) : Json());
+  out.set("candidate_chooses_largest", routing->num_experts > 0 ? Json(routing->candidate_chooses_largest) : Json());
+  out.set("uses_bias", routing->uses_bias);
+  out.set("margin_p50", routing->knows_margins ? Json(routing->margin_p50) : Json());
+  out.set("margin_max", routing->knows_margins ? Json(routing->margin_max) : Json());
+  out.set("margin_max_at", place(routing->margin_max_at));
+  out.set("num_unexplained", routing->knows_margins ? Json(routing->num_unexplained) : Json());
+  out.set("first_unexplained", place(routing->first_unexplained));
+  out.set("weights_rel_l2", number(routing->weights_rel_l2));
+  out.set("baseline_rerouted", number(routing->baseline_rerouted));
+  return out;
+}
+
+Json json_of(const std::optional<compare::RouteSplit>& split) {
+  if (!split) return nullptr;
+  Json out;
+  out.set("num_same", split->num_same);
+  out.set("num_rerouted", split->num_rerouted);
+  out.set("same_rel_l2", split->same_rel_l2);
+  out.set("rerouted_rel_l2", split->rerouted_rel_l2);
+  return out;
+}
+
+Json json_of(const std::optional<compare::LogitsDifference>& logits) {
+  if (!logits) return nullptr;
+  Json out;
+  out.set("num_rows", logits->num_rows);
+  out.set("num_left_out", logits->num_left_out);
+  out.set("kl_mean", logits->kl_mean);
+  out.set("kl_p99", logits->kl_p99);
+  out.set("kl_max", logits->kl_max);
+  out.set("kl_max_at", place(logits->kl_max_at));
+  out.set("top1_agreement", logits->top1_agreement());
+  out.set("num_same_top1", logits->num_same_top1);
+  out.set("top_k", logits->top_k);
+  out.set("top_k_overlap", logits->top_k_overlap);
+  out.set("gap_p50", logits->gap_p50);
+  out.set("gap_max", logits->gap_max);
+  out.set("gap_max_at", place(logits->gap_max_at));
+  return out;
+}
+
 Json json_of(const Difference& difference) {
   Json out;
   out.set("type", "point");
@@ -89,6 +143,10 @@ Json json_of(const Difference& difference) {
   out.set("candidate_non_finite", json_of(difference.candidate_non_finite));
   out.set("unmatched_non_finite", difference.unmatched_non_finite);
   out.set("first_unmatched", json_of(difference.first_unmatched));
+  out.set("logits", json_of(difference.logits));
+  out.set("routing", json_of(difference.routing));
+  out.set("by_route", json_of(difference.by_route));
+  out.set("judges_same_route", difference.judges_same_route);
   out.set("bit_equal", difference.bit_equal);
   out.set("baseline_rel_l2", difference.baseline_rel_l2 ? Json(*difference.baseline_rel_l2) : Json());
   out.set("ratio", difference.ratio ? Json(*difference.ratio) : Json());
@@ -117,6 +175,7 @@ Json skip_of(const compare::NotCompared& skipped) {
   out.set("point", skipped.point);
   out.set("reason", skipped.reason);
   out.set("differs", skipped.differs);
+  out.set("is_missed", skipped.is_missed);
   return out;
 }
 

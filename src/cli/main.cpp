@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   cli::add_merge(app, chosen, command_line);
   cli::add_check(app, chosen);
   cli::add_compare(app, chosen);
+  cli::add_import(app, chosen, cli::command_line_text(argc, argv));
   cli::add_inspect(app, chosen);
   cli::add_completion(app, chosen);
   cli::add_man(app, chosen);

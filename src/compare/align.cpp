@@ -116,6 +116,11 @@ std::string canonical_name(std::string_view name) {
   return std::string(name);
 }
 
+Token token_of(const CapturedRows& rows, std::int64_t row) {
+  const auto after = std::upper_bound(rows.cu_rows.begin(), rows.cu_rows.end(), row);
+  return {.prompt = after - rows.cu_rows.begin() - 1, .token = rows.position[static_cast<std::size_t>(row)]};
+}
+
 /// By index, else by tokens.
 void Alignment::pair_prompts() {
   const std::int64_t in_reference = reference_.prompts().num_prompts();

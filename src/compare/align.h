@@ -12,6 +12,9 @@ namespace layerprobe::compare {
 /// The name under which points of both files meet: "model.language_model.x" is "model.x".
 std::string canonical_name(std::string_view name);
 
+/// Which token of which prompt a row of a file is.
+Token token_of(const CapturedRows& rows, std::int64_t row);
+
 /// What two files have in common.
 class Alignment {
  public:

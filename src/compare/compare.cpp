@@ -14,6 +14,7 @@
 #include "compare/align.h"
 #include "compare/origin.h"
 #include "compare/point_difference.h"
+#include "compare/routing.h"
 #include "compare/row_comparer.h"
 
 namespace layerprobe::compare {
@@ -160,16 +161,17 @@ class Judge {
       return;
     }
     const bool is_matched = difference.unmatched_non_finite == 0;
-    if (difference.judged_dtype == Dtype::i32) {
-      difference.rule = "integers are equal";
-      difference.agrees = is_matched && difference.rel_l2 == 0;
-      return;
-    }
     const std::string name = canonical_name(difference.point);
     for (const Threshold& each : rules_.thresholds) {
       if (!matches(canonical_name(each.pattern), name)) continue;
       difference.rule = text("--threshold '", each.pattern, ": ", each.expression, "'");
       difference.agrees = is_matched && each.holds_for(difference);
+      return;
+    }
+    if (difference.routing) return judge_routing(difference);
+    if (difference.judged_dtype == Dtype::i32) {
+      difference.rule = "integers are equal";
+      difference.agrees = is_matched && difference.rel_l2 == 0;
       return;
     }
     if (rules_.max_rel_l2) {
@@ -198,18 +200,52 @@ class Judge {
       difference.max_without_massive = difference.max_rel_l2;
     }
     difference.agrees =
-        is_matched && difference.rel_l2 <= difference.max_rel_l2 &&  // false for a NaN
+        is_matched && difference.judged_rel_l2() <= difference.max_rel_l2 &&  // false for a NaN
         (!difference.max_without_massive || difference.rel_l2_without_massive <= *difference.max_without_massive);
   }
 
  private:
+  /// Other experts than the reference's are no error by themselves: a router decides between logits that may be as near
+  /// to each other as one likes. What a token's own logits explain is theirs to answer for.
+  void judge_routing(Difference& difference) const {
+    RoutingDifference& routing = *difference.routing;
+    if (routing.num_rerouted == 0) {
+      difference.rule = "the same experts";
+      difference.agrees = true;
+      return;
+    }
+    if (routing.knows_margins) {
+      difference.rule = "other experts only where the candidate's router logits say so";
+      difference.agrees = routing.num_unexplained == 0;
+      return;
+    }
+    if (routing.baseline_rerouted) {
+      routing.max_rerouted = kMaxRatio * *routing.baseline_rerouted;
+      difference.rule = text("1.5 x the baseline's share of tokens with other experts");
+      difference.agrees = routing.rerouted() <= routing.max_rerouted;
+      return;
+    }
+    // Nothing says by how much the choice was missed: one in ten choices at bfloat16's rounding, and as many fewer as
+    // another dtype's is finer.
+    const std::int64_t blocks =
+        rules_.is_one_block ? 1 : std::max<std::int64_t>(1, blocks_before(difference.point, num_layers_));
+    const Dtype dtype = narrower(computed_by(reference_, Dtype::f64), computed_by(candidate_, Dtype::f64));
+    const double limit = 10 * default_max_rel_l2(dtype) * std::sqrt(static_cast<double>(blocks));
+    difference.rule =
+        text("10 x ", rel_l2_text(default_max_rel_l2(dtype)), " of ", name_of(dtype), " as share of other choices");
+    if (blocks > 1) difference.rule += text(" x sqrt(", blocks, " blocks)");
+    difference.agrees = 1 - routing.overlap <= limit;
+  }
+
+  static Dtype computed_by(const store::Reader& reader, Dtype otherwise) {
+    return find_dtype(attribute_of(reader, "dtype")).value_or(otherwise);
+  }
+
   /// The dtype that the runs computed in, from the files' attributes: it bounds what their f32 means and gates agree
   /// to.
   Dtype computed(const Difference& difference) const {
-    const auto of = [&](const store::Reader& reader) {
-      return find_dtype(attribute_of(reader, "dtype")).value_or(difference.judged_dtype);
-    };
-    return narrower(narrower(of(reference_), of(candidate_)), difference.judged_dtype);
+    const Dtype stored = difference.judged_dtype;
+    return narrower(narrower(computed_by(reference_, stored), computed_by(candidate_, stored)), stored);
   }
 
   const store::Reader& reference_;
@@ -218,15 +254,47 @@ class Judge {
   std::int64_t num_layers_ = 0;
 };
 
+/// Some tokens went to other experts, and some did not; or it is the weights, which belong to experts.
+bool has_same_route(const Difference& difference) {
+  return difference.by_route && difference.by_route->num_same > 0 && difference.judged_dtype != Dtype::i32 &&
+         (difference.by_route->num_rerouted > 0 || canonical_name(difference.point).ends_with(":topk_weights"));
+}
+
 struct BaselineError {
   double rel_l2, without_massive;
+  std::optional<double> rerouted;
 };
+
+/// Both runs at one point behind the routers that came before: who was rerouted is known, and whether the tokens that
+/// were not decide.
+Difference behind_routers(Routes& routes, const store::Reader& reference, std::size_t reference_point,
+                          const store::Reader& candidate, std::size_t candidate_point, const Alignment::Shared& shared,
+                          const std::function<void(std::int64_t)>& rows_done, std::map<std::string, double>& weights,
+                          Heatmap* heatmap = nullptr) {
+  const std::string name = canonical_name(reference.points()[reference_point].point.name);
+  std::optional<RoutingDifference> routing = routes.follow(name);
+  Difference difference = difference_of(reference, reference_point, candidate, candidate_point, shared, rows_done,
+                                        heatmap, routes.rerouted());
+  if (routing) {
+    if (routing->weights_rel_l2) weights[*experts_of_indices(name) + ":topk_weights"] = *routing->weights_rel_l2;
+    difference.routing = std::move(routing);
+  }
+  // Of weights in another order those of the same expert belong together.
+  if (const auto found = weights.find(name); found != weights.end() && difference.by_route) {
+    difference.by_route->same_rel_l2 = difference.rel_l2_without_massive = found->second;
+  }
+  return difference;
+}
 
 /// The baseline's error at each point, by canonical name. Its own rows count: all of them that the reference has.
 std::map<std::string, BaselineError> errors_of(const store::Reader& reference, const store::Reader& baseline,
                                                const Names& reference_names, const Selection& selection,
+                                               const SelectionBias& selection_bias,
                                                const std::function<void(double)>& progress) {
   const Alignment alignment(reference, baseline);
+  const Names baseline_names = names_of(baseline);
+  Routes routes(reference, reference_names, baseline, baseline_names, alignment, selection_bias);
+  std::map<std::string, double> weights;
   std::map<std::string, BaselineError> errors;
   std::size_t done = 0;
   for (std::size_t i = 0; i < baseline.points().size(); ++i) {
@@ -237,8 +305,12 @@ std::map<std::string, BaselineError> errors_of(const store::Reader& reference, c
     if (obstacle(reference.points()[found->second], baseline.points()[i])) continue;
     const Alignment::Shared shared = alignment.rows_of(found->second, i);
     if (shared.num_rows == 0) continue;
-    const Difference error = difference_of(reference, found->second, baseline, i, shared, [](std::int64_t) {});
-    errors.emplace(name, BaselineError{.rel_l2 = error.rel_l2, .without_massive = error.rel_l2_without_massive});
+    Difference error = behind_routers(
+        routes, reference, found->second, baseline, i, shared, [](std::int64_t) {}, weights);
+    error.judges_same_route = has_same_route(error);
+    BaselineError& out = errors[name];
+    out = {.rel_l2 = error.judged_rel_l2(), .without_massive = error.rel_l2_without_massive, .rerouted = {}};
+    if (error.routing) out.rerouted = error.routing->rerouted();
   }
   return errors;
 }
@@ -278,7 +350,8 @@ double default_max_rel_l2(Dtype dtype) {
 
 bool Report::agrees() const {
   return first_divergence() == nullptr &&
-         std::none_of(not_compared.begin(), not_compared.end(), [](const NotCompared& each) { return each.differs; });
+         std::none_of(not_compared.begin(), not_compared.end(),
+                      [](const NotCompared& each) { return each.differs || each.is_missed; });
 }
 
 const Difference* Report::first_divergence() const {
@@ -290,10 +363,11 @@ const Difference* Report::first_divergence() const {
 double Report::passing_max_rel_l2() const {
   double most = 0;
   for (const Difference& difference : differences) {
-    if (difference.rel_l2 == 0 && difference.unmatched_non_finite == 0) continue;
-    const bool could_pass = difference.unmatched_non_finite == 0 && difference.judged_dtype != Dtype::i32 &&
-                            std::isfinite(difference.rel_l2);
-    most = std::max(most, could_pass ? difference.rel_l2 : std::numeric_limits<double>::infinity());
+    const double error = difference.judged_rel_l2();
+    if (difference.unmatched_non_finite == 0 && (error == 0 || (difference.routing && difference.agrees))) continue;
+    const bool could_pass =
+        difference.unmatched_non_finite == 0 && difference.judged_dtype != Dtype::i32 && std::isfinite(error);
+    most = std::max(most, could_pass ? error : std::numeric_limits<double>::infinity());
   }
   return most;
 }
@@ -343,15 +417,22 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
   std::map<std::string, BaselineError> baseline_errors;
   if (baseline != nullptr) {
     report.baseline = side_of(*baseline);
-    baseline_errors = errors_of(reference, *baseline, reference_names, selection, [&](double share) {
-      if (progress) progress(share * baseline_share);
-    });
+    baseline_errors =
+        errors_of(reference, *baseline, reference_names, selection, rules.selection_bias, [&](double share) {
+          if (progress) progress(share * baseline_share);
+        });
   }
   const Judge judge(reference, candidate, rules);
+  Routes routes(reference, reference_names, candidate, candidate_names, alignment, rules.selection_bias);
+  std::map<std::string, double> weights;
+  bool do_routes_agree = true, is_over = false;
   std::int64_t width_done = 0;
   for (const Pair& pair : pairs) {
     const Alignment::Shared shared = alignment.rows_of(pair.reference_point, pair.candidate_point);
-    if (shared.num_rows == 0) {
+    if (is_over) {
+      report.not_compared.push_back({.point = reference.points()[pair.reference_point].point.name,
+                                     .reason = "behind the first that does not agree (--fail-fast)"});
+    } else if (shared.num_rows == 0) {
       report.not_compared.push_back({.point = reference.points()[pair.reference_point].point.name,
                                      .reason = "no prompt is complete in both files"});
     } else {
@@ -364,18 +445,32 @@ Report compare_runs(const store::Reader& reference, const store::Reader& candida
         if (progress) progress(baseline_share + (1 - baseline_share) * share_done);
       };
       Heatmap heatmap(shared.num_rows);
-      Difference difference =
-          difference_of(reference, pair.reference_point, candidate, pair.candidate_point, shared, advance, &heatmap);
+      Difference difference = behind_routers(routes, reference, pair.reference_point, candidate, pair.candidate_point,
+                                             shared, advance, weights, &heatmap);
+      difference.judges_same_route = do_routes_agree && has_same_route(difference);
       if (const auto found = baseline_errors.find(canonical_name(difference.point)); found != baseline_errors.end()) {
         difference.baseline_rel_l2 = found->second.rel_l2;
         difference.baseline_without_massive = found->second.without_massive;
-        difference.ratio = difference.rel_l2 == 0 ? 0.0 : difference.rel_l2 / found->second.rel_l2;
+        const double error = difference.judged_rel_l2();
+        difference.ratio = error == 0 ? 0.0 : error / found->second.rel_l2;
+        if (difference.routing) difference.routing->baseline_rerouted = found->second.rerouted;
       }
       judge.judge(difference);
+      if (difference.judges_same_route && !rules.exact) {
+        difference.rule += text(", of the ", difference.by_route->num_same, " tokens with the same experts");
+      }
+      if (rules.fail_fast && !difference.agrees) is_over = true;
+      do_routes_agree = do_routes_agree && (!difference.routing || difference.agrees);
       report.heatmaps.push_back(std::move(heatmap));
       report.differences.push_back(std::move(difference));
     }
     width_done += pair.width;
+  }
+  for (NotCompared& each : report.not_compared) {
+    if (!rules.allow_skip || is_over) break;
+    each.is_missed = std::ranges::none_of(*rules.allow_skip, [&](const std::string& pattern) {
+      return matches(canonical_name(pattern), canonical_name(each.point));
+    });
   }
   if (report.differences.empty() && report.agrees()) throw nothing_in_common(report);
   fill_added(report.differences);

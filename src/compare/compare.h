@@ -12,6 +12,7 @@
 #include "compare/diagnose.h"
 #include "compare/difference.h"
 #include "compare/heatmap.h"
+#include "compare/selection_bias.h"
 #include "compare/threshold.h"
 #include "store/reader.h"
 
@@ -31,6 +32,13 @@ struct Rules {
   /// default_max_rel_l2: a block that writes the massive values strays by more than its share (SmolLM2-135M's
   /// by 1.22e-2).
   bool is_one_block = false;
+  /// Stop at the first point that does not agree: those behind it are not compared.
+  bool fail_fast = false;
+  /// A point that only one side has, or that cannot be compared, is a failure unless one of these patterns names it;
+  /// nothing: it is listed.
+  std::optional<std::vector<std::string>> allow_skip = {};
+  /// The model's, which the files do not hold: with it the margins of such routers are known.
+  SelectionBias selection_bias = {};
 };
 
 /// bf16 and f16 1e-2, f32 1e-5, f64 1e-12: how far correct runs of that dtype stray from each other by rounding alone,
@@ -46,8 +54,9 @@ inline constexpr double kMaxRatio = 1.5;
 /// A point that was not compared.
 struct NotCompared {
   std::string point;
-  std::string reason;    // "only in the reference", "width is 64 where the reference has 128", ...
-  bool differs = false;  // the reason is itself a difference: shape or kind of value
+  std::string reason;      // "only in the reference", "width is 64 where the reference has 128", ...
+  bool differs = false;    // the reason is itself a difference: shape or kind of value
+  bool is_missed = false;  // Rules::allow_skip does not name it
 };
 
 struct Side {

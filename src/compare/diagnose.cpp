@@ -6,8 +6,10 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <numeric>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/text.h"
@@ -151,8 +153,8 @@ class Tests {
     return Diagnosis{Kind::channel_scale, "each channel is off by a factor of its own: a norm's weight"};
   }
 
-  std::optional<Diagnosis> token_scale() const {
-    if (width_ < 8) return std::nullopt;
+  std::optional<Diagnosis> token_scale(std::size_t min_width = 8) const {
+    if (width_ < min_width) return std::nullopt;
     double left = 0;
     for (std::int64_t row = 0; row < s_.num_rows(); ++row) {
       double products = 0, squares = 0, own = 0;
@@ -316,6 +318,8 @@ std::string_view name_of(Kind kind) {
       return "attention";
     case Kind::few_tokens:
       return "few-tokens";
+    case Kind::expert:
+      return "expert";
     case Kind::routing:
       return "routing";
     case Kind::precision:
@@ -337,6 +341,75 @@ Diagnosis diagnose(const Sample& sample, const Difference& difference, Dtype com
   if (!(tests.all() > 0)) return {Kind::few_tokens, "none of the rows that were looked at differs"};
   if (const auto found = tests.precision(difference.candidate_dtype)) return *found;
   return explained(tests).value_or(Diagnosis{});
+}
+
+Diagnosis diagnose_weights(const Sample& sample, const Difference& difference, Dtype computed) {
+  if (const auto found = non_finite(difference, computed)) return *found;
+  const Sample values = finite(sample);
+  const Tests tests(values);
+  if (!(tests.all() > 0)) return {Kind::routing, "other experts were chosen"};
+  if (const auto found = tests.scale()) return *found;
+  if (tests.token_scale(/*min_width=*/2)) {
+    return {Kind::token_scale,
+            "each token's weights are off by a factor of its own: one side normalises them and the other does not"};
+  }
+  return {Kind::routing, "the same experts have other weights"};
+}
+
+std::optional<Diagnosis> diagnose_experts(const Sample& sample, const std::vector<std::int32_t>& experts) {
+  constexpr std::size_t kMinTokens = 3;
+  constexpr double kTimes = 10;  // the others' tokens are this many times less off
+  const auto num_rows = static_cast<std::size_t>(sample.num_rows());
+  if (num_rows == 0 || experts.size() % num_rows != 0) return std::nullopt;
+  const std::size_t k = experts.size() / num_rows;
+  std::vector<double> errors(num_rows);
+  std::map<std::int32_t, std::vector<double>> errors_of;
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    double difference = 0, reference = 0;
+    for (std::int64_t i = 0; i < sample.width; ++i) {
+      const double r = sample.r(static_cast<std::int64_t>(row))[i], c = sample.c(static_cast<std::int64_t>(row))[i];
+      if (!std::isfinite(r) || !std::isfinite(c)) continue;
+      difference += square(c - r);
+      reference += square(r);
+    }
+    errors[row] = reference > 0 ? std::sqrt(difference / reference) : 0;
+    for (std::size_t i = 0; i < k; ++i) errors_of[experts[row * k + i]].push_back(errors[row]);
+  }
+  const auto quantile = [](std::vector<double> values, double share) {
+    std::ranges::sort(values);
+    return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1))];
+  };
+  // The worst first: nearly every token of a guilty one is off, whatever else it went to.
+  std::vector<std::pair<double, std::int32_t>> order;
+  for (const auto& [expert, own] : errors_of) order.push_back({-quantile(own, 0.1), expert});
+  std::ranges::sort(order);
+  const auto explains = [&](const std::set<std::int32_t>& guilty) {
+    std::vector<double> with, without;
+    for (std::size_t row = 0; row < num_rows; ++row) {
+      const bool went = std::any_of(experts.begin() + static_cast<std::ptrdiff_t>(row * k),
+                                    experts.begin() + static_cast<std::ptrdiff_t>((row + 1) * k),
+                                    [&](std::int32_t each) { return guilty.contains(each); });
+      (went ? with : without).push_back(errors[row]);
+    }
+    if (with.size() < kMinTokens || without.size() < kMinTokens) return false;
+    return quantile(with, 0.5) > 0 && quantile(with, 0.5) >= kTimes * quantile(without, 0.9);
+  };
+  std::set<std::int32_t> guilty;
+  for (std::size_t i = 0; i < order.size() && i < std::max<std::size_t>(2, order.size() / 2); ++i) {
+    guilty.insert(order[i].second);
+    if (!explains(guilty)) continue;
+    for (std::size_t other = 0; other <= i; ++other) {  // one that is only ever chosen beside a guilty one
+      std::set<std::int32_t> fewer = guilty;
+      fewer.erase(order[other].second);
+      if (explains(fewer)) guilty = fewer;
+    }
+    if (guilty.size() > std::max<std::size_t>(2, order.size() / 4)) return std::nullopt;
+    std::vector<std::string> names;
+    for (const std::int32_t each : guilty) names.push_back(std::to_string(each));
+    return Diagnosis{Kind::expert, text("only tokens that went to expert", names.size() == 1 ? " " : "s ",
+                                        join(names, " and "), names.size() == 1 ? " are off" : " are off: exchanged?")};
+  }
+  return std::nullopt;
 }
 
 Diagnosis diagnose_added(const Sample& sample, const Sample& before, const Difference& difference, Dtype computed) {

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "compare/difference.h"
 #include "compare/sample.h"
@@ -23,6 +26,7 @@ enum class Kind {
   channel_offset,  // every token is off by the same vector: a bias
   attention,       // token 0 of each prompt is right and later ones are not: what tokens attend to
   few_tokens,      // nearly all of it lies in a few tokens
+  expert,          // only tokens that went to some of the experts are off
   routing,         // other experts were chosen
   precision,       // the candidate's values are those of a narrower dtype
   kind_of_value,   // another width or dtype
@@ -43,6 +47,12 @@ Diagnosis diagnose(const Sample& sample, const Difference& difference, Dtype com
 
 /// The same of what the block adds to the residual stream: `before` are the same rows of what entered it.
 Diagnosis diagnose_added(const Sample& sample, const Sample& before, const Difference& difference, Dtype computed);
+
+/// Of a router's weights. `sample` holds tokens with the same experts, expert by expert.
+Diagnosis diagnose_weights(const Sample& sample, const Difference& difference, Dtype computed);
+
+/// Are only tokens off that went to some few experts? `experts` are those of each row of the sample, [num_rows, k].
+std::optional<Diagnosis> diagnose_experts(const Sample& sample, const std::vector<std::int32_t>& experts);
 
 /// Where a difference begins and what it looks like.
 struct Finding {

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
+#include <string_view>
 
 #include "base/text.h"
+#include "compare/routing.h"
 #include "compare/sample.h"
 
 namespace layerprobe::compare {
@@ -150,6 +153,10 @@ const Difference& first_inside(int layer, const std::vector<Difference>& differe
     if (&each == &output) break;
     const std::string name = canonical_name(each.point);
     if (layer_of(name) != layer || name == layer_name(layer) + ":input") continue;
+    if (each.routing) {
+      if (!each.agrees) return each;
+      continue;  // how far the numbers of experts lie apart says nothing
+    }
     if (each.unmatched_non_finite > 0 || each.error() > std::max(kJump * before, output.error() / 2)) return each;
   }
   return output;
@@ -194,18 +201,121 @@ void leave_out(const Massive& massive, Sample& sample) {
   }
 }
 
+Diagnosis diagnosis_of_routing(const RoutingDifference& routing) {
+  std::string words = "other experts were chosen";
+  if (routing.candidate_chooses_largest && !routing.reference_chooses_largest && routing.num_experts > 0) {
+    words =
+        "the candidate chooses its largest router logits and the reference does not: a selection bias, or the choice "
+        "of groups, is left out";
+  } else if (routing.reference_chooses_largest && !routing.candidate_chooses_largest) {
+    words =
+        "the reference chooses its largest router logits and the candidate does not: its numbers of experts, or its "
+        "way of choosing, are others";
+  } else if (routing.num_unexplained > 0) {
+    words = "other experts were chosen than the candidate's own router logits say";
+  }
+  return {Kind::routing, words};
+}
+
+/// The rows whose tokens went to the same experts in every router up to the point; all where none are left.
+std::vector<RowRun> with_same_route(const Files& files, const std::string& name, const std::vector<RowRun>& rows) {
+  static const SelectionBias kNoBias;  // which tokens went elsewhere does not hang on it
+  Routes routes(files.reference, files.reference_points, files.candidate, files.candidate_points, files.alignment,
+                kNoBias);
+  for (const store::Layout::Point& each : files.reference.points()) {
+    const std::string router = canonical_name(each.point.name);
+    routes.follow(router);
+    if (router == name) break;
+  }
+  std::vector<RowRun> out;
+  for (const RowRun& run : rows) {
+    for (std::int64_t i = 0; i < run.count; ++i) {
+      if (routes.rerouted()[static_cast<std::size_t>(run.reference_row + i)] != 0) continue;
+      const bool goes_on =
+          !out.empty() && i > 0 && out.back().reference_row + out.back().count == run.reference_row + i;
+      if (goes_on) {
+        ++out.back().count;
+      } else {
+        out.push_back({.reference_row = run.reference_row + i, .candidate_row = run.candidate_row + i, .count = 1});
+      }
+    }
+  }
+  return out.empty() ? rows : out;
+}
+
+/// The experts of those rows on one side, [num_rows, k]; empty where that is not known.
+std::vector<std::int32_t> experts_of(const store::Reader& reader, const std::map<std::string, std::size_t>& points,
+                                     const std::string& experts, const std::vector<RowRun>& rows, bool is_reference) {
+  const auto found = points.find(experts + ":topk_indices");
+  std::vector<std::int32_t> out;
+  if (found == points.end()) return out;
+  const store::Layout::Point& point = reader.points()[found->second];
+  if (!point.stored || point.point.dtype != Dtype::i32) return out;
+  for (const RowRun& run : rows) {
+    const std::size_t from = out.size();
+    out.resize(from + static_cast<std::size_t>(run.count * point.point.width));
+    reader.read_rows(found->second, is_reference ? run.reference_row : run.candidate_row, run.count,
+                     std::as_writable_bytes(std::span(out).subspan(from)));
+  }
+  return out;
+}
+
+/// What the experts' sum, or what leaves their block, looks like from the tokens' experts.
+std::optional<Diagnosis> diagnosis_of_experts(const Files& files, const std::string& name,
+                                              const std::vector<RowRun>& rows, const Sample& sample) {
+  std::string experts = semantics_of(name) == "residual_after_block" ? name + ".mlp" : name;
+  if (constexpr std::string_view kSum = ".experts"; experts.ends_with(".mlp.experts")) {
+    experts.resize(experts.size() - kSum.size());
+  }
+  if (!experts.ends_with(".mlp")) return std::nullopt;
+  const std::vector<std::int32_t> ids = experts_of(files.reference, files.reference_points, experts, rows, true);
+  if (ids.empty()) return std::nullopt;
+  return diagnose_experts(sample, ids);
+}
+
+constexpr std::string_view kWeights = ":topk_weights";
+
+/// The sample's candidate with each row in the order of the reference's experts; rows with other experts zeroed.
+Sample expert_by_expert(const Files& files, const std::string& name, const std::vector<RowRun>& rows, Sample sample) {
+  const std::string experts = name.substr(0, name.size() - kWeights.size());
+  const auto of_r = experts_of(files.reference, files.reference_points, experts, rows, true);
+  const auto of_c = experts_of(files.candidate, files.candidate_points, experts, rows, false);
+  const std::size_t size = sample.reference.size(), width = static_cast<std::size_t>(sample.width);
+  if (of_r.size() != size || of_c.size() != size) return sample;
+  for (std::size_t first = 0; first < size; first += width) {
+    const auto* const begin = of_c.data() + first;
+    std::vector<double> in_order;
+    for (std::size_t i = 0; i < width; ++i) {
+      const auto* const at = std::find(begin, begin + width, of_r[first + i]);
+      if (at != begin + width) in_order.push_back(sample.candidate[first + static_cast<std::size_t>(at - begin)]);
+    }
+    if (in_order.size() == width) {
+      std::ranges::copy(in_order, sample.candidate.begin() + static_cast<std::ptrdiff_t>(first));
+    } else {
+      std::fill_n(sample.reference.begin() + static_cast<std::ptrdiff_t>(first), width, 0.0);
+      std::fill_n(sample.candidate.begin() + static_cast<std::ptrdiff_t>(first), width, 0.0);
+    }
+  }
+  return sample;
+}
+
 Diagnosis diagnosis_of(const Files& files, const Difference& difference, const ByName& all) {
   const std::string name = canonical_name(difference.point);
-  if (name.ends_with(":topk_indices") || name.ends_with(":topk_weights")) {
-    return {Kind::routing, "other experts were chosen"};
-  }
+  if (difference.routing) return diagnosis_of_routing(*difference.routing);
   const std::size_t r = files.reference_points.at(name), c = files.candidate_points.at(name);
   const Alignment::Shared shared = files.alignment.rows_of(r, c);
   std::vector<RowRun> rows = sampled_rows(files.reference, shared.runs, sample_rows_for(difference.width),
                                           row_of(files.reference, difference.worst_token));
+  if (difference.judges_same_route) rows = with_same_route(files, name, rows);
   Sample sample = read_sample(files.reference, r, files.candidate, c, rows);
-  if (difference.rel_l2 <= difference.max_rel_l2) leave_out(massive_of(files.reference, r, rows), sample);
+  if (difference.judged_rel_l2() <= difference.max_rel_l2) leave_out(massive_of(files.reference, r, rows), sample);
   const Dtype computed = computed_by(files.candidate, difference.candidate_dtype);
+  if (name.ends_with(kWeights)) {
+    return diagnose_weights(expert_by_expert(files, name, rows, sample), difference, computed);
+  }
+  if (difference.unmatched_non_finite == 0) {
+    if (const auto found = diagnosis_of_experts(files, name, rows, sample)) return *found;
+  }
   Diagnosis diagnosis = diagnose(sample, difference, computed);
   if (diagnosis.kind != Kind::values) return diagnosis;
   // A block adds to what entered it: what it added may have a pattern where the sum has none.
@@ -226,9 +336,9 @@ void fill_added(std::vector<Difference>& differences) {
     const std::optional<std::string> input = residual_input(difference.point, all);
     if (!input) continue;
     if (input->empty()) {
-      difference.added = difference.rel_l2;
+      difference.added = difference.judged_rel_l2();
     } else if (const auto found = all.find(*input); found != all.end()) {
-      difference.added = difference.rel_l2 - found->second->rel_l2;
+      difference.added = difference.judged_rel_l2() - found->second->judged_rel_l2();
     }
   }
 }
@@ -238,7 +348,7 @@ Finding find_origin(const Files& files, const std::vector<Difference>& differenc
   if (std::optional<Finding> found = post_norm(files, first)) return *found;
   const ByName all = by_name(differences);
   const Difference* origin = &first;
-  const bool is_by_number = first.unmatched_non_finite == 0 && std::isfinite(first.rel_l2);
+  const bool is_by_number = first.unmatched_non_finite == 0 && std::isfinite(first.judged_rel_l2()) && !first.routing;
   if (is_by_number) {
     const double before = error_before(canonical_name(first.point), all);
     if (before > first.error() / 2) {  // most of it came in with the layer's input

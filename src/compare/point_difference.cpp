@@ -15,6 +15,8 @@
 #include <span>
 #include <vector>
 
+#include "base/probe_point.h"
+#include "compare/logits.h"
 #include "compare/row_comparer.h"
 #include "compare/sample.h"
 
@@ -36,9 +38,46 @@ struct Pair {
   std::vector<std::int64_t> first_row;  // of each run, counted over the shared rows
   Massive massive;
   Heatmap* heatmap;
+  std::span<const std::uint8_t> rerouted;
 
   const ProbePoint& in_reference() const { return reference.points()[reference_point].point; }
   const ProbePoint& in_candidate() const { return candidate.points()[candidate_point].point; }
+  bool are_logits() const {
+    return semantics_of(in_reference().name) == "logits" && in_reference().dtype != Dtype::i32 &&
+           in_reference().width > 1;
+  }
+};
+
+/// Squares of the tokens that kept their experts, and of those that did not.
+struct RouteSums {
+  std::int64_t num_rerouted = 0;
+  double same_difference = 0, same_reference = 0, rerouted_difference = 0, rerouted_reference = 0;
+
+  void add(const RowError& error, bool is_rerouted) {
+    num_rerouted += is_rerouted;
+    (is_rerouted ? rerouted_difference : same_difference) += error.difference_squares;
+    (is_rerouted ? rerouted_reference : same_reference) += error.reference_squares;
+  }
+  void append(const RouteSums& next) {
+    num_rerouted += next.num_rerouted;
+    same_difference += next.same_difference;
+    same_reference += next.same_reference;
+    rerouted_difference += next.rerouted_difference;
+    rerouted_reference += next.rerouted_reference;
+  }
+};
+
+/// Of rows that stand one after the other.
+struct Sums {
+  Partial values;
+  LogitsPartial logits;  // of lm_head
+  RouteSums routes;      // behind a router
+
+  void append(const Sums& next) {
+    values.append(next.values);
+    logits.append(next.logits);
+    routes.append(next.routes);
+  }
 };
 
 /// Reads pieces of rows into memory of its own and has them compared.
@@ -49,6 +88,9 @@ class BlockReader {
         comparer_(pair.in_reference().dtype, pair.in_candidate().dtype, pair.in_reference().width, pair.massive),
         reference_row_bytes_(row_bytes(pair.in_reference())),
         candidate_row_bytes_(row_bytes(pair.in_candidate())) {
+    if (pair.are_logits()) {
+      logits_.emplace(pair.in_reference().dtype, pair.in_candidate().dtype, pair.in_reference().width);
+    }
     const std::size_t larger = std::max(reference_row_bytes_, candidate_row_bytes_);
     piece_rows_ = std::max<std::int64_t>(1, kPieceBytes / static_cast<std::int64_t>(std::max<std::size_t>(1, larger)));
     reference_rows_.resize(static_cast<std::size_t>(piece_rows_) * reference_row_bytes_);
@@ -56,8 +98,8 @@ class BlockReader {
   }
 
   /// Of the shared rows [first, end).
-  Partial partial_of(std::int64_t first, std::int64_t end) {
-    Partial partial;
+  Sums sums_of(std::int64_t first, std::int64_t end) {
+    Sums sums;
     const auto after = std::upper_bound(pair_.first_row.begin(), pair_.first_row.end(), first);
     for (auto run = static_cast<std::size_t>(after - pair_.first_row.begin() - 1); first < end; ++run) {
       const RowRun& rows = pair_.runs[run];
@@ -66,14 +108,15 @@ class BlockReader {
       add({.reference_row = rows.reference_row + skipped,
            .candidate_row = rows.candidate_row + skipped,
            .count = count},
-          first, partial);
+          first, sums);
       first += count;
     }
-    return partial;
+    return sums;
   }
 
   const TokenErrors& token_errors() const { return token_errors_; }
   const std::array<std::int64_t, kUlpBuckets>& ulps() const { return comparer_.ulps(); }
+  const std::optional<LogitsComparer>& logits() const { return logits_; }
 
  private:
   static std::size_t row_bytes(const ProbePoint& point) {
@@ -81,7 +124,7 @@ class BlockReader {
   }
 
   /// `shared_row` is the first one's place among the shared rows.
-  void add(RowRun rows, std::int64_t shared_row, Partial& partial) {
+  void add(RowRun rows, std::int64_t shared_row, Sums& sums) {
     while (rows.count > 0) {
       const std::int64_t count = std::min(rows.count, piece_rows_);
       const auto size = static_cast<std::size_t>(count);
@@ -90,9 +133,13 @@ class BlockReader {
       pair_.candidate.read_rows(pair_.candidate_point, rows.candidate_row, count,
                                 std::span(candidate_rows_).first(size * candidate_row_bytes_));
       for (std::size_t i = 0; i < size; ++i) {
-        const RowError error = comparer_.add(reference_rows_.data() + i * reference_row_bytes_,
-                                             candidate_rows_.data() + i * candidate_row_bytes_,
-                                             rows.reference_row + static_cast<std::int64_t>(i), partial);
+        const std::byte* const reference = reference_rows_.data() + i * reference_row_bytes_;
+        const std::byte* const candidate = candidate_rows_.data() + i * candidate_row_bytes_;
+        const std::int64_t row = rows.reference_row + static_cast<std::int64_t>(i);
+        const bool is_rerouted = !pair_.rerouted.empty() && pair_.rerouted[static_cast<std::size_t>(row)] != 0;
+        const RowError error = comparer_.add(reference, candidate, row, is_rerouted, sums.values);
+        if (!pair_.rerouted.empty()) sums.routes.add(error, is_rerouted);
+        if (logits_) logits_->add(reference, candidate, row, sums.logits);
         token_errors_.add(error.rel_l2);
         if (pair_.heatmap != nullptr) pair_.heatmap->add(shared_row, error.rel_l2, error.is_unmatched);
         ++shared_row;
@@ -105,6 +152,7 @@ class BlockReader {
 
   const Pair& pair_;
   RowComparer comparer_;
+  std::optional<LogitsComparer> logits_;
   TokenErrors token_errors_;
   std::size_t reference_row_bytes_, candidate_row_bytes_;
   std::int64_t piece_rows_ = 1;
@@ -113,8 +161,9 @@ class BlockReader {
 
 /// Of all rows: what is put together in order, and counts, for which the order does not matter.
 struct Whole {
-  Partial partial;
+  Sums sums;
   TokenErrors token_errors;
+  TokenErrors kl, gaps;
   std::array<std::int64_t, kUlpBuckets> ulps{};
 };
 
@@ -122,7 +171,7 @@ struct Whole {
 Whole whole_of(const Pair& pair, std::int64_t num_rows, const std::function<void(std::int64_t)>& rows_done) {
   const std::int64_t block_rows = std::max(kMinBlockRows, (num_rows + kMaxBlocks - 1) / kMaxBlocks);
   const std::int64_t num_blocks = (num_rows + block_rows - 1) / block_rows;
-  std::vector<Partial> partials(static_cast<std::size_t>(num_blocks));
+  std::vector<Sums> sums(static_cast<std::size_t>(num_blocks));
   Whole whole;
   std::exception_ptr failure;
   std::atomic<bool> has_failed = false;
@@ -137,7 +186,7 @@ Whole whole_of(const Pair& pair, std::int64_t num_rows, const std::function<void
         if (!reader) reader.emplace(pair);
         const std::int64_t first = block * block_rows;
         const std::int64_t end = std::min(first + block_rows, num_rows);
-        partials[static_cast<std::size_t>(block)] = reader->partial_of(first, end);
+        sums[static_cast<std::size_t>(block)] = reader->sums_of(first, end);
 #pragma omp critical(layerprobe_compare_rows_done)
         rows_done(end - first);
       } catch (...) {
@@ -149,25 +198,42 @@ Whole whole_of(const Pair& pair, std::int64_t num_rows, const std::function<void
       {
         whole.token_errors.append(reader->token_errors());
         for (std::size_t i = 0; i < whole.ulps.size(); ++i) whole.ulps[i] += reader->ulps()[i];
+        if (reader->logits()) {
+          whole.kl.append(reader->logits()->kl());
+          whole.gaps.append(reader->logits()->gaps());
+        }
       }
     }
   }
   if (failure) std::rethrow_exception(failure);
-  for (const Partial& partial : partials) whole.partial.append(partial);
+  for (const Sums& each : sums) whole.sums.append(each);
   return whole;
 }
 
-/// Which token of which prompt a row of the file is.
-Token token_of(const CapturedRows& rows, std::int64_t row) {
-  const auto after = std::upper_bound(rows.cu_rows.begin(), rows.cu_rows.end(), row);
-  return {.prompt = after - rows.cu_rows.begin() - 1, .token = rows.position[static_cast<std::size_t>(row)]};
+LogitsDifference logits_difference_of(const Whole& whole, const CapturedRows& rows, std::int64_t width) {
+  const LogitsPartial& all = whole.sums.logits;
+  const double count = std::max(1.0, static_cast<double>(all.num_rows));
+  LogitsDifference out = {.num_rows = all.num_rows,
+                          .num_left_out = all.num_left_out,
+                          .kl_mean = all.kl_sum / count,
+                          .kl_p99 = whole.kl.quantile(0.99, all.kl_max),
+                          .kl_max = all.kl_max,
+                          .num_same_top1 = all.num_same_top1,
+                          .top_k = std::min(kLogitsTopK, width),
+                          .gap_p50 = whole.gaps.quantile(0.5, all.gap_max),
+                          .gap_max = all.gap_max};
+  if (all.num_rows > 0) out.top_k_overlap = all.overlap_sum / count;
+  if (all.kl_max_row >= 0) out.kl_max_at = token_of(rows, all.kl_max_row);
+  if (all.gap_max_row >= 0) out.gap_max_at = token_of(rows, all.gap_max_row);
+  return out;
 }
 
 }  // namespace
 
 Difference difference_of(const store::Reader& reference, std::size_t reference_point, const store::Reader& candidate,
                          std::size_t candidate_point, const Alignment::Shared& shared,
-                         const std::function<void(std::int64_t)>& rows_done, Heatmap* heatmap) {
+                         const std::function<void(std::int64_t)>& rows_done, Heatmap* heatmap,
+                         std::span<const std::uint8_t> rerouted) {
   Pair pair = {.reference = reference,
                .candidate = candidate,
                .reference_point = reference_point,
@@ -175,7 +241,8 @@ Difference difference_of(const store::Reader& reference, std::size_t reference_p
                .runs = shared.runs,
                .first_row = {},
                .massive = {},
-               .heatmap = heatmap};
+               .heatmap = heatmap,
+               .rerouted = rerouted};
   pair.massive = massive_of(reference, reference_point,
                             sampled_rows(reference, shared.runs, sample_rows_for(pair.in_reference().width)));
   std::int64_t first_row = 0;
@@ -184,7 +251,7 @@ Difference difference_of(const store::Reader& reference, std::size_t reference_p
     first_row += run.count;
   }
   const Whole whole = whole_of(pair, shared.num_rows, rows_done);
-  const Partial& all = whole.partial;
+  const Partial& all = whole.sums.values;
 
   Difference difference;
   difference.point = pair.in_reference().name;
@@ -231,6 +298,14 @@ Difference difference_of(const store::Reader& reference, std::size_t reference_p
     difference.first_unmatched = all.first_unmatched;
     difference.first_unmatched->token = token_of(reference.rows(), all.first_unmatched_row);
   }
+  if (!rerouted.empty()) {
+    const RouteSums& routes = whole.sums.routes;
+    difference.by_route = {.num_same = difference.num_rows - routes.num_rerouted,
+                           .num_rerouted = routes.num_rerouted,
+                           .same_rel_l2 = rel_l2_of(routes.same_difference, routes.same_reference),
+                           .rerouted_rel_l2 = rel_l2_of(routes.rerouted_difference, routes.rerouted_reference)};
+  }
+  if (pair.are_logits()) difference.logits = logits_difference_of(whole, reference.rows(), difference.width);
   difference.bit_equal = all.bit_equal;
   return difference;
 }

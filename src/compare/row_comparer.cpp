@@ -85,7 +85,8 @@ RowComparer::RowComparer(Dtype reference_dtype, Dtype candidate_dtype, std::int6
       candidate_values_(static_cast<std::size_t>(width)),
       rounded_(reference_dtype == candidate_dtype ? 0 : static_cast<std::size_t>(width) * size_of(judged_dtype_)) {}
 
-RowError RowComparer::add(const std::byte* reference, const std::byte* candidate, std::int64_t row, Partial& partial) {
+RowError RowComparer::add(const std::byte* reference, const std::byte* candidate, std::int64_t row, bool is_rerouted,
+                          Partial& partial) {
   RowSums raw, judged;
   const std::int64_t unmatched_before = partial.unmatched_non_finite;
   if (reference_dtype_ == candidate_dtype_) {
@@ -97,7 +98,7 @@ RowError RowComparer::add(const std::byte* reference, const std::byte* candidate
       partial.bit_equal = false;
       kernels_.ulps(judged_dtype_, reference, candidate, width_, ulps_.data());
     }
-    raw = judged = judge(reference, candidate, are_equal, row, partial);
+    raw = judged = judge(reference, candidate, are_equal, row, is_rerouted, partial);
   } else {
     partial.bit_equal = false;
     widen(reference_dtype_, reference, candidate_dtype_, candidate);
@@ -110,21 +111,23 @@ RowError RowComparer::add(const std::byte* reference, const std::byte* candidate
       raw = difference_of_values();
     }
     if (rounds_candidate) {
-      judged = judge(reference, rounded_.data(), /*are_equal=*/false, row, partial);
+      judged = judge(reference, rounded_.data(), /*are_equal=*/false, row, is_rerouted, partial);
     } else {
-      judged = judge(rounded_.data(), candidate, /*are_equal=*/false, row, partial);
+      judged = judge(rounded_.data(), candidate, /*are_equal=*/false, row, is_rerouted, partial);
     }
   }
   partial.raw_difference_squares += raw.difference_squares;
   partial.raw_reference_squares += raw.reference_squares;
   return {.rel_l2 = rel_l2_of(judged.difference_squares, judged.reference_squares),
+          .difference_squares = judged.difference_squares,
+          .reference_squares = judged.reference_squares,
           .is_unmatched = partial.unmatched_non_finite != unmatched_before};
 }
 
 /// Adds a row that is of the judged dtype on both sides. Gives its sums. Where it is known that both are the same, less
 /// work is done for them.
 RowSums RowComparer::judge(const std::byte* reference, const std::byte* candidate, bool are_equal, std::int64_t row,
-                           Partial& partial) {
+                           bool is_rerouted, Partial& partial) {
   RowSums sums = are_equal ? kernels_.same(judged_dtype_, reference, width_)
                            : kernels_.difference(judged_dtype_, reference, candidate, width_);
   const bool is_finite = std::isfinite(sums.reference_squares) && std::isfinite(sums.candidate_squares);
@@ -139,7 +142,7 @@ RowSums RowComparer::judge(const std::byte* reference, const std::byte* candidat
   partial.candidate_squares += sums.candidate_squares;
   partial.products += sums.products;
   partial.absolute_differences += sums.absolute_differences;
-  add_plain(sums, reference, candidate, !is_finite, partial);
+  if (!is_rerouted) add_plain(sums, reference, candidate, !is_finite, partial);
   partial.max_abs_reference = std::max(partial.max_abs_reference, sums.max_abs_reference);
   if (sums.max_abs_difference > partial.max_abs) {  // seldom: the row is gone through again for the channel
     if (is_finite) widen(judged_dtype_, reference, judged_dtype_, candidate);

@@ -52,6 +52,7 @@ struct Massive {
 /// What one row has come to.
 struct RowError {
   double rel_l2 = 0;
+  double difference_squares = 0, reference_squares = 0;
   bool is_unmatched = false;  // NaN or infinite on one side
 };
 
@@ -60,15 +61,17 @@ class RowComparer {
  public:
   RowComparer(Dtype reference_dtype, Dtype candidate_dtype, std::int64_t width, const Massive& massive);
 
-  /// Adds one row: `row` is its number in the reference; both are `width` elements of their side's dtype.
-  RowError add(const std::byte* reference, const std::byte* candidate, std::int64_t row, Partial& partial);
+  /// Adds one row: `row` is its number in the reference; both are `width` elements of their side's dtype. A token that
+  /// went to other experts is left out of what is without the massive.
+  RowError add(const std::byte* reference, const std::byte* candidate, std::int64_t row, bool is_rerouted,
+               Partial& partial);
 
   /// Of all rows added, where the dtypes are one.
   const std::array<std::int64_t, kUlpBuckets>& ulps() const { return ulps_; }
 
  private:
   RowSums judge(const std::byte* reference, const std::byte* candidate, bool are_equal, std::int64_t row,
-                Partial& partial);
+                bool is_rerouted, Partial& partial);
   void widen(Dtype reference_dtype, const std::byte* reference, Dtype candidate_dtype, const std::byte* candidate);
   RowSums difference_of_values() const;
   void blank_non_finite();

@@ -16,6 +16,10 @@ struct Metric {
   std::optional<double> (*of)(const Difference&);
 };
 
+std::optional<double> of_logits(const Difference& difference, double (*value)(const LogitsDifference&)) {
+  return difference.logits ? std::optional(value(*difference.logits)) : std::nullopt;
+}
+
 constexpr Metric kMetrics[] = {
     {"rel_l2", [](const Difference& d) { return std::optional(d.rel_l2); }},
     {"raw_rel_l2", [](const Difference& d) { return std::optional(d.raw_rel_l2); }},
@@ -30,6 +34,17 @@ constexpr Metric kMetrics[] = {
     {"worst", [](const Difference& d) { return std::optional(d.worst_token ? d.worst_token->rel_l2 : 0.0); }},
     {"added", [](const Difference& d) { return d.added; }},
     {"ratio", [](const Difference& d) { return d.ratio; }},
+    {"rel_l2_same_route",
+     [](const Difference& d) { return d.by_route ? std::optional(d.by_route->same_rel_l2) : std::nullopt; }},
+    {"overlap", [](const Difference& d) { return d.routing ? std::optional(d.routing->overlap) : std::nullopt; }},
+    {"rerouted", [](const Difference& d) { return d.routing ? std::optional(d.routing->rerouted()) : std::nullopt; }},
+    {"kl_mean", [](const Difference& d) { return of_logits(d, [](const auto& each) { return each.kl_mean; }); }},
+    {"kl_p99", [](const Difference& d) { return of_logits(d, [](const auto& each) { return each.kl_p99; }); }},
+    {"kl_max", [](const Difference& d) { return of_logits(d, [](const auto& each) { return each.kl_max; }); }},
+    {"top1_agreement",
+     [](const Difference& d) { return of_logits(d, [](const auto& each) { return each.top1_agreement(); }); }},
+    {"top_k_overlap",
+     [](const Difference& d) { return of_logits(d, [](const auto& each) { return each.top_k_overlap; }); }},
 };
 
 Error wrong(std::string_view text_given, std::string what) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -102,9 +103,12 @@ std::string HiddenStates::identity() const {
 std::size_t HiddenStates::point_for(std::int64_t layer) const {
   std::vector<std::string> names = {text("model.layers.", layer, ":input")};
   names.push_back(layer == 0 ? std::string("model.embed_tokens") : text("model.layers.", layer - 1));
+  constexpr std::string_view kModel = "model.";
   for (const std::string& name : names) {
-    const std::optional<std::size_t> point = file_->find(name);
-    if (point && file_->points()[*point].stored) return *point;
+    for (const std::string& spelling : {name, "model.language_model." + name.substr(kModel.size())}) {
+      const std::optional<std::size_t> point = file_->find(spelling);
+      if (point && file_->points()[*point].stored) return *point;
+    }
   }
   throw Error({.kind = ErrorKind::input,
                .where = file_->path().string(),

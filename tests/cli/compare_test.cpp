@@ -108,6 +108,48 @@ TEST_CASE("compare --html writes one page that loads nothing, whatever the files
   CHECK(data.find("finding")->find("point")->string() == "model.layers.2");
 }
 
+TEST_CASE("routers and logits are in the tables, the lines and the page") {
+  const test::TempFolder folder;
+  test::SampleRun run = test::sample_run();
+  run.layout.points.back().point.name = "lm_head";
+  const std::vector<double> ids = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4};
+  run.layout.points.insert(
+      run.layout.points.begin() + 2,
+      {.point = {.name = "model.layers.1.mlp:topk_indices", .dtype = Dtype::i32, .width = 1}, .stored = true});
+  run.values.insert(run.values.begin() + 2, ids);
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.at("model.layers.1.mlp:topk_indices", 9, 0) = 7;
+  run.at("lm_head", 9, 17) = 3;  // the most likely one now
+  const std::string candidate = test::write_file(folder / "b.h5", run);
+  const std::string page = (folder / "page.html").string();
+  const test::Finished shown = test::run_layerprobe({"compare", reference, candidate, "--html", page});
+  CHECK(shown.exit_code == 1);
+  CAPTURE(shown.out);
+  CHECK(shown.out.find("routing: 0 of 1 router sent every token to the same experts\n") != std::string::npos);
+  CHECK(shown.out.find("layer 1        1         7.69 %  92.31 %            -") != std::string::npos);
+  CHECK(shown.out.find("lm_head: the same most likely token in 12 of 13 rows, ") != std::string::npos);
+  const std::string html = test::read_all(page);
+  const std::size_t begin = html.find("id=\"data\">") + 10;
+  const Json data = Json::parse(html.substr(begin, html.find("</script>", begin) - begin), "page");
+  const Json::Array& more = data.find("more")->items();
+  REQUIRE(more.size() == 2);
+  CHECK(more[0].find("title")->string() == "Routing flips");
+  CHECK(more[0].find("bars")->integer() == 1);
+  CHECK(more[0].find("rows")->items().front().items()[1].number() == doctest::Approx(100.0 / 13));
+  CHECK(more[1].find("title")->string() == "Next tokens");
+  for (const Json& part : more) {
+    CHECK(part.find("rows")->items().front().items().size() == part.find("columns")->items().size());
+  }
+  CHECK(data.find("heat")->find("points")->items().size() == 6);  // numbers of experts are no error's size
+  const test::Finished lines = test::run_layerprobe({"compare", "--json", reference, candidate});
+  const Json router = Json::parse(split(lines.out, '\n')[3], "stdout");
+  CHECK(router.find("routing")->find("num_rerouted")->integer() == 1);
+  CHECK(router.find("routing")->find("margin_max")->is_null());
+  const Json logits = Json::parse(split(lines.out, '\n')[7], "stdout");
+  CHECK(logits.find("logits")->find("num_same_top1")->integer() == 12);
+  CHECK(logits.find("by_route")->find("num_same")->integer() == 12);
+}
+
 TEST_CASE("compare says what it left out") {
   const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
@@ -123,6 +165,35 @@ TEST_CASE("compare says what it left out") {
   CHECK(finished.out.find("not compared: 6 rows: only in the reference\n") != std::string::npos);
   CHECK(finished.out.find("incomplete in a partial file (1 of model.layers.0") != std::string::npos);
   CHECK(lines_from_the_end(finished.out).front() == "agree: 3 points, the same bits; 3 points not compared");
+}
+
+TEST_CASE("what is left uncompared fails where --allow-skip does not name it, and --fail-fast leaves out the rest") {
+  const test::TempFolder folder;
+  test::SampleRun run = test::sample_run();
+  const std::string reference = test::write_file(folder / "a.h5", run);
+  run.remove("model.norm");
+  run.remove("model.layers.3");
+  const std::string fewer = test::write_file(folder / "b.h5", run);
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"compare", reference, fewer};
+    all.insert(all.end(), more.begin(), more.end());
+    return test::run_layerprobe(all);
+  };
+  CHECK(with({}).exit_code == 0);
+  CHECK(with({"--allow-skip", "model.norm,model.layers.*"}).exit_code == 0);
+  const test::Finished missed = with({"--allow-skip", "model.norm"});
+  CHECK(missed.exit_code == 1);
+  CHECK(lines_from_the_end(missed.out).front() ==
+        "not all was compared: model.layers.3 is only in the reference, and no --allow-skip names it");
+  CHECK(with({"--allow-skip", ""}).exit_code == 1);
+
+  run.at("model.layers.1", 9, 17) = 3;
+  const std::string other = test::write_file(folder / "c.h5", run);
+  const test::Finished fast = test::run_layerprobe({"compare", reference, other, "--fail-fast"});
+  CHECK(fast.exit_code == 1);
+  CHECK(fast.out.find("not compared: behind the first that does not agree (--fail-fast): model.layers.2\n") !=
+        std::string::npos);
+  CHECK(lines_from_the_end(fast.out).front().starts_with("first divergence: model.layers.1: rel_l2 "));
 }
 
 TEST_CASE("compare says that dtypes differ and how it judged") {

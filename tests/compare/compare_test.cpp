@@ -302,6 +302,306 @@ TEST_CASE("all metrics are those of their formulas") {
   CHECK(want[0] == 13 * 12);
 }
 
+TEST_CASE("logits are held against each other as distributions over the next token") {
+  test::SampleRun reference = test::sample_run(24);
+  reference.layout.points.back().point.name = "lm_head";
+  reference.set_dtype(Dtype::f64);
+  std::vector<double>& r = reference.values.back();
+  for (double& value : r) value *= 4;
+  test::SampleRun candidate = reference;
+  std::vector<double>& c = candidate.values.back();
+  for (std::size_t i = 0; i < c.size(); ++i) c[i] += 0.3 * std::sin(static_cast<double>(7 * i));
+  constexpr std::size_t kWidth = 24, kRows = 13;
+  for (const std::size_t row : {3u, 8u}) {  // the reference's second becomes the first
+    double* const values = c.data() + row * kWidth;
+    std::vector<std::size_t> order(kWidth);
+    for (std::size_t i = 0; i < kWidth; ++i) order[i] = i;
+    std::ranges::stable_sort(order, [&](auto a, auto b) { return r[row * kWidth + a] > r[row * kWidth + b]; });
+    values[order[1]] = 9;
+  }
+  c[11 * kWidth] = r[11 * kWidth] = -kInf;  // a token that cannot come, on both sides
+  double kl_sum = 0, kl_max = 0, overlap = 0, gap_max = 0;
+  std::int64_t same = 0;
+  for (std::size_t row = 0; row < kRows; ++row) {
+    const auto ranks = [&](const std::vector<double>& values) {
+      std::vector<std::size_t> order(kWidth);
+      for (std::size_t i = 0; i < kWidth; ++i) order[i] = i;
+      std::ranges::stable_sort(order,
+                               [&](auto a, auto b) { return values[row * kWidth + a] > values[row * kWidth + b]; });
+      return order;
+    };
+    const auto log_p = [&](const std::vector<double>& values, std::size_t i) {
+      double sum = 0;
+      for (std::size_t k = 0; k < kWidth; ++k) sum += std::exp(values[row * kWidth + k]);
+      return values[row * kWidth + i] - std::log(sum);
+    };
+    double kl = 0;
+    for (std::size_t i = 0; i < kWidth; ++i) {
+      if (r[row * kWidth + i] > -kInf) kl += std::exp(log_p(r, i)) * (log_p(r, i) - log_p(c, i));
+    }
+    kl_sum += kl;
+    kl_max = std::max(kl_max, kl);
+    const auto of_r = ranks(r), of_c = ranks(c);
+    for (std::size_t i = 0; i < 10; ++i) overlap += std::count(of_c.begin(), of_c.begin() + 10, of_r[i]) / 10.0;
+    if (of_r[0] == of_c[0]) {
+      ++same;
+    } else {
+      gap_max = std::max(gap_max, r[row * kWidth + of_r[0]] - r[row * kWidth + of_r[1]]);
+    }
+  }
+  REQUIRE(same < 13);
+  const Report report = compared(reference, candidate);
+  REQUIRE(at(report, "lm_head").logits);
+  CHECK_FALSE(at(report, "model.layers.3").logits);
+  const compare::LogitsDifference found = *at(report, "lm_head").logits;
+  CHECK(found.num_rows == 13);
+  CHECK(found.num_left_out == 0);
+  CHECK(found.num_same_top1 == same);
+  CHECK(found.kl_mean == doctest::Approx(kl_sum / 13).epsilon(1e-12));
+  CHECK(found.kl_max == doctest::Approx(kl_max).epsilon(1e-12));
+  CHECK(found.kl_p99 == doctest::Approx(kl_max).epsilon(0.02));
+  CHECK(found.top_k == 10);
+  CHECK(found.top_k_overlap == doctest::Approx(overlap / 13).epsilon(1e-12));
+  CHECK(found.gap_max == doctest::Approx(gap_max).epsilon(1e-12));
+  REQUIRE(found.gap_max_at);
+  CHECK(compare::verdict(report).find(text("; logits: ", same, " of 13 rows have the same most likely token, KL ")) !=
+        std::string::npos);
+
+  const compare::LogitsDifference own = *at(compared(reference, reference), "lm_head").logits;
+  CHECK(own.kl_max == 0);
+  CHECK(own.num_same_top1 == 13);
+  CHECK(own.top_k_overlap == 1);
+  CHECK_FALSE(own.kl_max_at);
+
+  candidate.at("lm_head", 4, 2) = kNan;   // left out
+  candidate.at("lm_head", 5, 3) = -kInf;  // ruled out where the reference does not
+  const compare::LogitsDifference damaged = *at(compared(reference, candidate), "lm_head").logits;
+  CHECK(damaged.num_rows == 12);
+  CHECK(damaged.num_left_out == 1);
+  CHECK(damaged.kl_max == kInf);
+  CHECK(damaged.kl_max_at->prompt == 1);
+}
+
+namespace {
+
+/// Three layers with a router each of 2 of 6 experts, chosen by the largest logits; with a bias by sigmoid and that.
+test::SampleRun routed_run(const std::vector<double>& bias = {}) {
+  test::SampleRun run = test::sample_run(24);
+  run.layout.identity["dtype"] = std::string("bfloat16");
+  for (int layer = 2; layer >= 0; --layer) {
+    const std::string experts = text("model.layers.", layer, ".mlp");
+    const auto at = static_cast<std::ptrdiff_t>(run.point(text("model.layers.", layer)));
+    std::vector<double> logits, ids, weights;
+    for (std::int64_t row = 0; row < 13; ++row) {
+      std::vector<std::pair<double, int>> order;
+      for (int expert = 0; expert < 6; ++expert) {
+        logits.push_back(test::sample_value(40, row, layer, expert));
+        const double logit = logits.back();
+        order.push_back(
+            {bias.empty() ? -logit : -1 / (1 + std::exp(-logit)) - bias[static_cast<std::size_t>(expert)], expert});
+      }
+      std::ranges::sort(order);
+      for (int i = 0; i < 2; ++i) {
+        ids.push_back(order[static_cast<std::size_t>(i)].second);
+        weights.push_back(i == 0 ? 0.75 : 0.25);
+      }
+    }
+    const std::vector<store::Layout::Point> points = {
+        {.point = {.name = experts + ".gate", .dtype = Dtype::f32, .width = 6}},
+        {.point = {.name = experts + ":topk_indices", .dtype = Dtype::i32, .width = 2}},
+        {.point = {.name = experts + ":topk_weights", .dtype = Dtype::f32, .width = 2}}};
+    run.layout.points.insert(run.layout.points.begin() + at, points.begin(), points.end());
+    run.values.insert(run.values.begin() + at, {logits, ids, weights});
+  }
+  return run;
+}
+
+/// The candidate's choice of one token becomes its third-best expert instead of its second, and its values change.
+void reroute(test::SampleRun& run, int layer, std::int64_t row, bool logits_say_so) {
+  const std::string experts = text("model.layers.", layer, ".mlp");
+  std::vector<std::pair<double, int>> order;
+  for (int expert = 0; expert < 6; ++expert) order.push_back({-run.at(experts + ".gate", row, expert), expert});
+  std::ranges::sort(order);
+  run.at(experts + ":topk_indices", row, 1) = order[2].second;
+  if (logits_say_so) run.at(experts + ".gate", row, order[2].second) = -order[1].first + 1e-4;
+  for (std::int64_t c = 0; c < 24; ++c) run.at(text("model.layers.", layer), row, c) *= -1;
+}
+
+}  // namespace
+
+TEST_CASE("tokens that went to other experts are told apart, with the margins of the choice") {
+  const test::SampleRun reference = routed_run();
+  test::SampleRun candidate = reference;
+  std::swap(candidate.at("model.layers.0.mlp:topk_indices", 3, 0),
+            candidate.at("model.layers.0.mlp:topk_indices", 3, 1));
+  std::swap(candidate.at("model.layers.0.mlp:topk_weights", 3, 0),
+            candidate.at("model.layers.0.mlp:topk_weights", 3, 1));
+  reroute(candidate, 1, 7, /*logits_say_so=*/true);
+  const Rules loose = {
+      .max_rel_l2 = {}, .exact = false, .points = {}, .thresholds = {compare::parse_threshold("**.gate: rel_l2 <= 1")}};
+  const Report report = compared(reference, candidate, loose);
+  CAPTURE(compare::verdict(report));
+  CHECK(report.agrees());
+
+  const compare::RoutingDifference& first = *at(report, "model.layers.0.mlp:topk_indices").routing;
+  CHECK(first.num_rerouted == 0);  // another order is the same route
+  CHECK(first.overlap == 1);
+  CHECK(*first.weights_rel_l2 == 0);
+  CHECK(first.reference_chooses_largest);
+  const compare::RoutingDifference& second = *at(report, "model.layers.1.mlp:topk_indices").routing;
+  CHECK(second.num_experts_per_tok == 2);
+  CHECK(second.num_experts == 6);
+  CHECK(second.num_rows == 13);
+  CHECK(second.num_rerouted == 1);
+  CHECK(second.overlap == doctest::Approx(25.0 / 26));
+  CHECK(second.num_unexplained == 0);
+  std::vector<double> logits;
+  for (int expert = 0; expert < 6; ++expert) {
+    logits.push_back(test::SampleRun(reference).at("model.layers.1.mlp.gate", 7, expert));
+  }
+  std::ranges::sort(logits, std::greater<>());
+  CHECK(second.margin_max ==
+        doctest::Approx(static_cast<float>(logits[1]) - static_cast<float>(logits[2])).epsilon(1e-6));
+  CHECK(second.margin_max_at->prompt == 2);
+  CHECK(second.margin_max_at->token == 1);
+
+  const Difference& before = at(report, "model.layers.0");
+  REQUIRE(before.by_route);
+  CHECK(before.by_route->num_same == 13);
+  const Difference& behind = at(report, "model.layers.1");
+  CHECK(behind.by_route->num_same == 12);
+  CHECK(behind.by_route->num_rerouted == 1);
+  CHECK(behind.by_route->same_rel_l2 == 0);
+  CHECK(behind.by_route->rerouted_rel_l2 == doctest::Approx(2));
+  CHECK(behind.rel_l2 > 0.1);
+  CHECK(behind.judges_same_route);
+  CHECK(behind.rel_l2_without_massive == 0);
+  CHECK(behind.rule.ends_with("of the 12 tokens with the same experts"));
+  CHECK(compare::verdict(report).find(
+            "other experts for at most 7.69 % of the tokens (model.layers.1.mlp:topk_indices)") != std::string::npos);
+}
+
+TEST_CASE("thresholds know the routers' figures") {
+  const test::SampleRun reference = routed_run();
+  test::SampleRun candidate = reference;
+  reroute(candidate, 1, 7, /*logits_say_so=*/false);
+  const auto first = [&](const char* threshold) {
+    Rules rules;
+    rules.thresholds = {compare::parse_threshold(threshold), compare::parse_threshold("**: raw_rel_l2 <= 9")};
+    const Report report = compared(reference, candidate, rules);
+    return report.agrees() ? std::string("-") : report.first_divergence()->point;
+  };
+  CHECK(first("**:topk_indices: overlap >= 0.96 and rerouted <= 0.08") == "-");
+  CHECK(first("**:topk_indices: overlap >= 0.97") == "model.layers.1.mlp:topk_indices");
+  CHECK(first("**:topk_indices: rerouted <= 0.07") == "model.layers.1.mlp:topk_indices");
+  CHECK(first("model.layers.*: rel_l2_same_route <= 0") == "-");
+  CHECK(first("model.layers.*: rel_l2 <= 0") == "model.layers.1");
+}
+
+TEST_CASE("a choice that the candidate's own router logits do not explain is a divergence") {
+  const test::SampleRun reference = routed_run();
+  test::SampleRun candidate = reference;
+  reroute(candidate, 1, 7, /*logits_say_so=*/false);
+  const Report report = compared(reference, candidate);
+  REQUIRE_FALSE(report.agrees());
+  CHECK(report.first_divergence()->point == "model.layers.1.mlp:topk_indices");
+  CHECK(report.first_divergence()->routing->num_unexplained == 1);
+  CHECK(report.finding->kind == compare::Kind::routing);
+  CHECK(compare::verdict(report).starts_with(
+      "first divergence: model.layers.1.mlp:topk_indices: 1 of 13 tokens went to other experts (96.2 % of the choices "
+      "are the same), 1 against the candidate's own router logits, the first at prompt 2, token 1"));
+  CHECK_FALSE(at(report, "model.layers.1").agrees);  // what an unexplained choice did is not put aside
+  // a number that is no expert's
+  test::SampleRun damaged = reference;
+  damaged.at("model.layers.1.mlp:topk_indices", 7, 1) = 2000000000;
+  CHECK(compared(reference, damaged).first_divergence()->routing->num_unexplained == 1);
+}
+
+TEST_CASE("a router's bias, which the files do not hold, comes from the model") {
+  const std::vector<double> bias = {0.3, -0.2, 0.1, 0, -0.3, 0.25};
+  const test::SampleRun reference = routed_run(bias);
+  const Report same = compared(reference, reference);
+  CHECK(same.agrees());
+  CHECK_FALSE(at(same, "model.layers.1.mlp:topk_indices").routing->reference_chooses_largest);
+  CHECK_FALSE(at(same, "model.layers.1.mlp:topk_indices").routing->knows_margins);
+
+  Rules rules;
+  rules.selection_bias = [&](int layer) { return layer == 1 ? bias : std::vector<double>(); };
+  test::SampleRun candidate = routed_run();  // its bias is left out
+  const auto routing_at = [&](int layer, const Report& report) {
+    return *at(report, text("model.layers.", layer, ".mlp:topk_indices")).routing;
+  };
+  const Report report = compared(reference, candidate, rules);
+  CHECK_FALSE(report.agrees());
+  CHECK(routing_at(1, report).knows_margins);
+  CHECK(routing_at(1, report).uses_bias);
+  CHECK(routing_at(1, report).num_rerouted > 0);
+  CHECK(routing_at(1, report).num_unexplained == routing_at(1, report).num_rerouted);
+  CHECK(routing_at(1, report).margin_max > 0);
+  CHECK_FALSE(routing_at(0, report).knows_margins);
+  CHECK(routing_at(0, report).candidate_chooses_largest);
+  REQUIRE(report.finding);
+  CHECK(report.finding->kind == compare::Kind::routing);
+  CHECK(report.finding->words.find("a selection bias, or the choice of groups, is left out") != std::string::npos);
+
+  // Logits that another choice follows from, with the same bias.
+  candidate = reference;
+  double& chosen = candidate.at("model.layers.1.mlp:topk_indices", 7, 1);
+  const double left = candidate.at("model.layers.1.mlp:topk_indices", 7, 0);
+  for (int expert = 0; expert < 6; ++expert) {
+    if (expert == chosen || expert == left) continue;
+    candidate.at("model.layers.1.mlp.gate", 7, expert) = 6;  // sigmoid is nearly 1
+    chosen = expert;
+    break;
+  }
+  candidate.at("model.layers.1.mlp.gate", 7, static_cast<int>(left)) = 9;
+  CHECK(routing_at(1, compared(reference, candidate, rules)).num_unexplained == 0);
+  CHECK(routing_at(1, compared(reference, candidate, rules)).num_rerouted == 1);
+}
+
+TEST_CASE("without router logits other experts are held to a share, and with a baseline to its own") {
+  test::SampleRun reference = routed_run();
+  for (int layer = 0; layer < 3; ++layer) reference.remove(text("model.layers.", layer, ".mlp.gate"));
+  const auto rerouted = [&](int tokens) {
+    test::SampleRun run = routed_run();
+    for (int i = 0; i < tokens; ++i) reroute(run, 1, i, true);
+    for (int layer = 0; layer < 3; ++layer) run.remove(text("model.layers.", layer, ".mlp.gate"));
+    return run;
+  };
+  const char* const router = "model.layers.1.mlp:topk_indices";
+  CHECK(at(compared(reference, rerouted(3)), router).agrees);  // 3 of 26 choices, of 0.1 x sqrt(2)
+  CHECK_FALSE(at(compared(reference, rerouted(4)), router).agrees);
+  CHECK_FALSE(at(compared(reference, rerouted(3)), router).routing->knows_margins);
+  reference.layout.identity["dtype"] = std::string("float32");
+  test::SampleRun exact = rerouted(3);
+  exact.layout.identity["dtype"] = std::string("float32");
+  CHECK_FALSE(at(compared(reference, exact), router).agrees);  // float32 has no such noise
+
+  const test::TempFolder folder;
+  const store::Reader r(test::write_file(folder / "r.h5", reference));
+  const store::Reader baseline(test::write_file(folder / "b.h5", rerouted(4)));
+  for (const int tokens : {4, 6, 7}) {
+    const store::Reader c(test::write_file(folder / "c.h5", rerouted(tokens)));
+    CHECK(at(compare::compare_runs(r, c, {}, {}, &baseline), router).agrees == (tokens <= 6));
+  }
+}
+
+TEST_CASE("thresholds know the logits' figures") {
+  test::SampleRun reference = test::sample_run(24);
+  reference.layout.points.back().point.name = "lm_head";
+  test::SampleRun candidate = reference;
+  for (double& value : candidate.values.back()) value *= 2;
+  const auto agrees = [&](const char* threshold) {
+    Rules rules;
+    rules.thresholds = {compare::parse_threshold(threshold)};
+    return compared(reference, candidate, rules).agrees();
+  };
+  CHECK(agrees("lm_head: top1_agreement >= 1 and top_k_overlap >= 1"));
+  CHECK(agrees("lm_head: kl_mean <= 1 and kl_p99 <= 1 and kl_max <= 1"));
+  CHECK_FALSE(agrees("lm_head: kl_mean <= 1e-3"));
+  CHECK_FALSE(agrees("lm_head: kl_max <= 1e-3"));
+}
+
 TEST_CASE("an error that massive channels and sinks hide is seen without them") {
   test::SampleRun reference = test::sample_run();
   reference.set_dtype(Dtype::f32);

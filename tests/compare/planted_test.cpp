@@ -42,12 +42,33 @@ std::string config(const std::string& changed = "", const std::string& to = "") 
   return out;
 }
 
+/// MiniMax-M2's: half of each head is rotated, a bias chooses among the experts.
+std::string minimax(int rotary_dim = 8) {
+  return text(R"({"model_type": "minimax_m2", "vocab_size": 61, "hidden_size": 64, "intermediate_size": 64,
+  "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+  "torch_dtype": "float32", "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000,
+  "num_local_experts": 8, "num_experts_per_tok": 3, "tie_word_embeddings": false, "rotary_dim": )",
+              rotary_dim, "}");
+}
+
+std::string qwen3_moe(const char* norm_topk_prob) {
+  return text(R"({"model_type": "qwen3_moe", "vocab_size": 61, "hidden_size": 64, "intermediate_size": 96,
+  "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+  "torch_dtype": "float32", "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000,
+  "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 48, "decoder_sparse_step": 1,
+  "mlp_only_layers": [], "tie_word_embeddings": false, "norm_topk_prob": )",
+              norm_topk_prob, "}");
+}
+
 using Weights = std::function<void(const std::string& name, std::vector<float>& values)>;
 
 /// Livelier than write_tiny_model's: the layers' shares of the residual stream are alike.
 void lively(const std::string& name, std::vector<float>& values) {
   if (name.ends_with("embed_tokens.weight")) {
     for (float& value : values) value *= 5;
+  }
+  if (name.ends_with(".e_score_correction_bias")) {
+    for (float& value : values) value = 3 * (value - 1);
   }
   if (name.ends_with(".bias")) {
     for (float& value : values) value -= 1;
@@ -56,8 +77,10 @@ void lively(const std::string& name, std::vector<float>& values) {
 
 struct Engine {
   test::TempFolder folder{test::memory_folder()};
+  bool has_experts = false;
 
-  Engine(const std::string& config_text, const Weights& change) {
+  Engine(const std::string& config_text, const Weights& change)
+      : has_experts(config_text.find("experts") != std::string::npos) {
     test::write_tiny_model(folder, config_text, [&](const std::string& name, std::vector<float>& values) {
       lively(name, values);
       if (change) change(name, values);
@@ -72,8 +95,14 @@ struct Engine {
                                "model.layers.*.*layernorm",
                                "model.layers.*.self_attn.*",
                                "model.layers.*.self_attn.o_proj:input",
-                               "model.layers.*.mlp.*",
-                               "model.layers.*.mlp.down_proj:input"};
+                               "model.layers.*.mlp.*"};
+    if (has_experts) {
+      options.request.capture.insert(
+          options.request.capture.end(),
+          {"model.layers.*.mlp", "model.layers.*.mlp:topk_indices", "model.layers.*.mlp:topk_weights"});
+    } else {
+      options.request.capture.emplace_back("model.layers.*.mlp.down_proj:input");
+    }
     if (hidden_states.empty()) {
       options.request.capture.insert(options.request.capture.end(), {"model.embed_tokens", "model.norm"});
     }
@@ -159,6 +188,21 @@ Weights transposed(const std::string& name, int width) {
       for (int j = 0; j < width; ++j) {
         values[static_cast<std::size_t>(i * width + j)] = was[static_cast<std::size_t>(j * width + i)];
       }
+    }
+  };
+}
+
+/// Exchanges the weights of two experts.
+Weights experts_swapped(const std::string& config_text, const std::string& experts, int a, int b) {
+  const auto kept = std::make_shared<std::map<std::string, std::vector<float>>>();
+  const test::TempFolder folder(test::memory_folder());
+  test::write_tiny_model(folder, config_text, [&](const std::string& name, std::vector<float>& values) {
+    if (name.starts_with(experts)) (*kept)[name] = values;
+  });
+  return [=](const std::string& name, std::vector<float>& values) {
+    for (const auto& [from, to] : {std::pair(a, b), std::pair(b, a)}) {
+      const std::string prefix = text(experts, from, ".");
+      if (name.starts_with(prefix)) values = kept->at(text(experts, to, ".", name.substr(prefix.size())));
     }
   };
 }
@@ -415,14 +459,49 @@ std::vector<Bug> bugs() {
            for (double& value : run.values[i]) value = f32_of_bf16(bf16_of_f32(static_cast<float>(value)));
          }
        }});
-  add({.name = "rotary over the whole head (MiniMax-M2 in transformers 5.17)",
-       .layer = 0,
-       .kinds = {Kind::attention},
-       .coarse = {Kind::attention},
-       .point = ".self_attn.o_proj:input",
-       .reference_config = config("\"rope_theta\": 10000",
-                                  "\"rope_parameters\": {\"rope_type\": \"proportional\", "
-                                  "\"rope_theta\": 10000, \"partial_rotary_factor\": 0.5}")});
+  const auto add_moe = [&](Bug bug) {
+    if (bug.reference_config.empty()) bug.reference_config = minimax();
+    if (bug.config_text.empty()) bug.config_text = bug.reference_config;
+    add(std::move(bug));
+  };
+  const std::string moe = ".block_sparse_moe.";
+  add_moe({.name = "MiniMax-M2: rotary over the whole head (transformers 5.17)",
+           .layer = 0,
+           .kinds = {Kind::attention},
+           .coarse = {Kind::attention},
+           .config_text = minimax(16),
+           .point = ".self_attn.o_proj:input"});
+  add_moe({.name = "MiniMax-M2: router's bias dropped in one layer",
+           .layer = 2,
+           .kinds = {Kind::routing},
+           .coarse = kOther,
+           .weights = filled(layer(2, moe + "e_score_correction_bias"), 0),
+           .point = ".mlp:topk_indices"});
+  add_moe({.name = "MiniMax-M2: an expert's down_proj transposed",
+           .layer = 3,
+           .kinds = {Kind::expert},
+           .coarse = {Kind::values, Kind::few_tokens},
+           .weights = transposed(layer(3, moe + "experts.5.w2.weight"), kHidden),
+           .point = ".mlp"});
+  add_moe({.name = "MiniMax-M2: two experts exchanged",
+           .layer = 2,
+           .kinds = {Kind::expert},
+           .coarse = {Kind::values, Kind::few_tokens},
+           .weights = experts_swapped(minimax(), layer(2, moe + "experts."), 1, 6),
+           .point = ".mlp"});
+  add_moe({.name = "MiniMax-M2: two rows of the router exchanged",
+           .layer = 4,
+           .kinds = {Kind::channel_order},
+           .coarse = kOther,
+           .weights = rows_swapped(layer(4, moe + "gate.weight"), 1, 6, 1, kHidden),
+           .point = ".mlp.gate"});
+  add_moe({.name = "Qwen3-MoE: the experts' weights not normalised",
+           .layer = 0,
+           .kinds = {Kind::token_scale},
+           .coarse = kOther,
+           .config_text = qwen3_moe("false"),
+           .point = ".mlp:topk_weights",
+           .reference_config = qwen3_moe("true")});
   const Edit massive = [](test::SampleRun& run) {
     for (std::int64_t row = 0; row < run.layout.rows.num_rows(); ++row) run.at(layer(3), row, 11) = 1e5;
   };
@@ -612,6 +691,21 @@ TEST_CASE("blame tells the layer at fault from those that inherit, below the noi
   CHECK(blamed(good, "float32", "float32").first.culprit() == nullptr);
   CHECK(blamed(good, "bfloat16", "bfloat16").first.culprit() == nullptr);
   CHECK(blamed(good, "float32", "float32").second.starts_with("no block is at fault"));
+
+  // A reference with the names of a model that sees, too: model.language_model.layers.3.
+  test::SampleRun other_names = loaded(good.run("reference.h5", "float32"));
+  for (store::Layout::Point& each : other_names.layout.points) {
+    each.point.name.replace(0, std::string("model.").size(), "model.language_model.");
+  }
+  runtime::RunOptions run;
+  run.model = bad.folder.path().string();
+  run.dtype = "float32";
+  run.device_map = "cpu";
+  const store::Reader seeing(test::write_file(folder / "seeing.h5", other_names));
+  const cli::Blame blame = cli::blame_layers(seeing, run, {}, [](double) {});
+  REQUIRE(blame.culprit() != nullptr);
+  CHECK(blame.culprit()->layer == 3);
+  CHECK(blame.culprit()->finding->point == "model.language_model.layers.3.self_attn.q_proj");
 }
 
 }  // namespace layerprobe

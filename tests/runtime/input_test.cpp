@@ -185,18 +185,18 @@ TEST_CASE("input that cannot be run is refused with its place") {
   refused({.input_ids_file =
                folder.file("c.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (1, 9), }", "1234"))},
           "is cut off");
-  refused({.input_ids_file =
-               folder.file("d.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,), }", "1234"))},
+  refused({.input_ids_file = folder.file(
+               "d.npy", npy("{'descr': '<i4', 'fortran_order': False, 'shape': (4,), }", "1234123412341234"))},
           "is not two-dimensional");
   const std::string sparse =
       folder.file("sparse.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 1000000000), }", ""));
   std::filesystem::resize_file(sparse, 2'000'000'200);
-  refused({.input_ids_file = sparse}, "is (2, 1000000000); at most 1073741824 elements are read");
+  refused({.input_ids_file = sparse}, "is [2, 1000000000]; at most 1073741824 elements are read");
   refused(
       {.input_ids_file = folder.file("e.npy", npy("{'descr': '<i8', 'fortran_order': False, 'shape': (999999999999999, "
                                                   "999999999999999), }",
                                                   "12345678"))},
-      "is cut off: it says (999999999999999, 999999999999999) and holds 1 elements");
+      "is cut off: it says [999999999999999, 999999999999999] and holds 1 elements");
   refused({.input_ids_file = folder.file("f.npy", std::string("\x93NUMPY\2\0\xff\xff\xff\xff{}", 14))},
           "header of 4294967295 bytes; at most 4096 are read");
   refused({.input_ids_file = folder.file("g.npy", "\x93NUMPY\1\1\xff\1{}")}, "its header is cut off");
