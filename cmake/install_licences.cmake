@@ -14,7 +14,7 @@ if(NOT DPKG_QUERY)
   return()
 endif()
 
-set(packages libcli11-dev nlohmann-json3-dev)
+set(packages libcli11-dev libtomlplusplus-dev nlohmann-json3-dev)
 file(GLOB libraries "${prefix}/lib/*.so*")
 foreach(library IN LISTS libraries)
   if(IS_SYMLINK ${library})

@@ -153,7 +153,7 @@ class Recorder {
   std::map<std::size_t, Record*> selected_;  // by point, that record_selected has begun
   std::atomic<double> waited_seconds_ = 0;
   std::atomic<bool> is_waiting_ = false;
-  std::uint64_t recorded_bytes_ = 0;
+  std::atomic<std::uint64_t> recorded_bytes_ = 0;
 
   BoundedQueue<Part> full_;
   BoundedQueue<std::byte*> free_;

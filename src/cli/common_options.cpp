@@ -1,5 +1,6 @@
 #include "cli/common_options.h"
 
+#include "base/text.h"
 #include "cli/usage.h"
 
 namespace layerprobe::cli {
@@ -57,6 +58,11 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
                   "3, 0-7 or 0,8,-1: what single (default 0) and multi (all) run, what full and extract-all keep (all)")
       ->type_name("LAYERS");
   add_input_options(command, run_options.input);
+  command
+      .add_option("--shard", common.shard,
+                  "Run a part of the input's prompts: part INDEX, from 0, of COUNT parts without a gap, as even in "
+                  "prompts as can be; layerprobe merge puts their files together (all)")
+      ->type_name("INDEX/COUNT");
   command
       .add_option("--dtype", run_options.dtype,
                   "auto (config.json's; bfloat16 for a GGUF), bfloat16, float16, float32 or float64")
@@ -120,11 +126,28 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
 runtime::RunOptions& finished(CommonArguments& common) {
   common.run.request.test_type = plan::parse_test_type(common.test_type);
   common.run.transport = runtime::parse_transport(common.transport);
+  if (!common.shard.empty()) common.run.shard = runtime::parse_shard(common.shard);
   common.run.fp8_math = runtime::parse_fp8_math(common.fp8_math);
   for (std::string& prompt : common.run.input.prompts) {
     if (prompt.starts_with(kTextMark)) prompt.erase(0, 1);
   }
   return common.run;
+}
+
+std::string shard_text(const runtime::Part& part) {
+  return text("shard ", runtime::text_of(part.shard), ": prompts ", part.first_prompt, " to ",
+              part.first_prompt + part.num_prompts - 1, " of ", part.whole_prompts);
+}
+
+Json shard_json(const std::optional<runtime::Part>& part) {
+  if (!part) return {};
+  Json out;
+  out.set("index", part->shard.index);
+  out.set("count", part->shard.count);
+  out.set("first_prompt", part->first_prompt);
+  out.set("num_prompts", part->num_prompts);
+  out.set("whole_prompts", part->whole_prompts);
+  return out;
 }
 
 }  // namespace layerprobe::cli

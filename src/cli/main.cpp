@@ -11,12 +11,16 @@ int main(int argc, char** argv) {
   CLI::App app{"Run a model one layer at a time and keep what each layer computed.", "layerprobe"};
   cli::Command chosen;
   cli::add_global_options(app);
-  cli::add_run(app, chosen, cli::command_line_text(argc, argv));
+  const std::string command_line = cli::command_line_text(argc, argv);
+  cli::add_run(app, chosen, command_line);
   cli::add_plan(app, chosen);
+  cli::add_merge(app, chosen, command_line);
   cli::add_check(app, chosen);
   cli::add_compare(app, chosen);
   cli::add_import(app, chosen, cli::command_line_text(argc, argv));
   cli::add_inspect(app, chosen);
+  cli::add_completion(app, chosen);
+  cli::add_man(app, chosen);
   app.require_subcommand(1);
   try {
     app.parse(cli::arguments_for(app, argc, argv));

@@ -109,6 +109,7 @@ Json json_of(const Answer& answer, const runtime::Prepared& prepared) {
   out.set("dtype", name_of(prepared.plan.dtype));
   out.set("num_prompts", prepared.prompts.num_prompts());
   out.set("num_tokens", prepared.prompts.num_tokens());
+  out.set("shard", shard_json(prepared.part));
   out.set("tokens_per_batch", plan.tokens_per_batch);
   out.set("num_micro_batches", plan.num_micro_batches);
   out.set("devices", array_of(plan.devices, [](const auto& row) { return json_of(row); }));
@@ -193,6 +194,7 @@ void print(const Answer& answer, const runtime::Prepared& prepared) {
             << prepared.prompts.num_prompts() << " prompts, " << prepared.prompts.num_tokens() << " tokens, "
             << prepared.plan.points.size() << " points; " << plan.num_micro_batches << " micro-batches of at most "
             << plan.tokens_per_batch << " tokens\n";
+  if (prepared.part) std::cout << shard_text(*prepared.part) << "\n";
   print_devices(plan);
   constexpr std::size_t kShownCuts = 32;
   for (std::size_t i = 0; i < std::min(plan.cuts.size(), kShownCuts); ++i)

@@ -1,12 +1,14 @@
 #include <iomanip>
 #include <iostream>
 #include <memory>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/common_options.h"
+#include "cli/metrics.h"
 #include "cli/progress.h"
 #include "cli/stop_signals.h"
 #include "cli/table.h"
@@ -18,6 +20,7 @@ namespace {
 struct RunArguments {
   CommonArguments common;
   std::string pinned_memory;
+  std::string metrics;
   bool overwrite = false;
   bool resume = false;
 };
@@ -75,6 +78,7 @@ Json json_of(const runtime::RunReport& report) {
   out.set("device", report.device);
   out.set("num_prompts", report.num_prompts);
   out.set("num_tokens", report.num_tokens);
+  out.set("shard", shard_json(report.part));
   out.set("computed_tokens", report.computed_tokens);
   out.set("captured_bytes", report.captured_bytes);
   out.set("resumed_bytes", report.resumed_bytes);
@@ -200,7 +204,8 @@ void print(const runtime::RunReport& report) {
   print_statistics(report);
   if (!report.top_k.empty()) print_top_k(report);
   std::cout << plan::name_of(report.test_type) << " in " << name_of(report.dtype) << " on " << report.device << "\n"
-            << counted(report.num_prompts, "prompt") << ", " << counted(report.num_tokens, "token") << ", "
+            << (report.part ? shard_text(*report.part) + "\n" : "") << counted(report.num_prompts, "prompt") << ", "
+            << counted(report.num_tokens, "token") << ", "
             << counted(static_cast<std::int64_t>(report.points.size()), "point");
   if (report.resumed_bytes > 0) std::cout << "; " << bytes_text(report.resumed_bytes) << " were complete before";
   const double rate = static_cast<double>(report.computed_tokens) / std::max(report.run_seconds, 1e-9);
@@ -213,6 +218,39 @@ void print(const runtime::RunReport& report) {
   if (report.output != "none") {
     std::cout << "wrote " << report.output << ": " << bytes_text(report.captured_bytes + report.resumed_bytes)
               << " of captures\n";
+  }
+}
+
+/// Keeps the file of --metrics while the run goes on.
+runtime::RunReport run_with_metrics(const RunArguments& arguments, runtime::Watch& watch) {
+  const runtime::RunOptions& options = arguments.common.run;
+  if (arguments.metrics.empty()) return runtime::run(options, watch);
+  Metrics metrics(arguments.metrics,
+                  {{"model", options.model},
+                   {"test_type", arguments.common.test_type},
+                   {"output", options.output},
+                   {"shard", arguments.common.shard},
+                   {"version", LAYERPROBE_VERSION}},
+                  gpu_reader());
+  std::string problem;  // told at the end: beats come beside the steps that are shown
+  watch.beat = [&](const runtime::RunState& state) {
+    try {
+      metrics.write(state);
+    } catch (const Error& error) {
+      problem = text("--metrics: ", error.parts().where, ": ", error.parts().what);
+    }
+  };
+  try {
+    runtime::RunReport report = runtime::run(options, watch);
+    metrics.end("finished");
+    if (!problem.empty()) watch.warn(problem);
+    return report;
+  } catch (const Error& error) {
+    metrics.end(error.kind() == ErrorKind::interrupted ? "stopped" : "failed");
+    throw;
+  } catch (...) {
+    metrics.end("failed");
+    throw;
   }
 }
 
@@ -231,7 +269,7 @@ ExitCode run(RunArguments& arguments) {
     Progress progress(arguments.common.quiet);
     runtime::Watch watch = progress.watch();
     watch.should_stop = [&] { return signals.has_come(); };
-    report = runtime::run(options, watch);
+    report = run_with_metrics(arguments, watch);
   }
   if (arguments.common.json) {
     std::cout << json_of(report).dump(2) << "\n";
@@ -241,8 +279,11 @@ ExitCode run(RunArguments& arguments) {
   if (!report.first_non_finite) return ExitCode::success;
   const runtime::RunReport::NonFinite& found = *report.first_non_finite;
   std::cerr << "not finite: first in " << found.point << ", prompt " << found.prompt << ", "
-            << (found.token < 0 ? std::string("mean") : text("token ", found.token)) << " (" << found.nan_count
-            << " NaN and " << found.inf_count << " infinite values in this point)\n";
+            << (found.token < 0 ? std::string("mean") : text("token ", found.token))
+            << (report.part
+                    ? text(", which is prompt ", report.part->first_prompt + found.prompt, " of the whole input")
+                    : "")
+            << " (" << found.nan_count << " NaN and " << found.inf_count << " infinite values in this point)\n";
   return ExitCode::differs;
 }
 
@@ -263,6 +304,11 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
       ->add_option("--pinned-memory", arguments->pinned_memory,
                    "Memory of the host for captures on their way to the file, as in 512MiB (1GiB for a GPU)")
       ->type_name("SIZE");
+  command
+      ->add_option(
+          "--metrics", arguments->metrics,
+          "Keep a Prometheus text file of how far the run is and what its devices wait for, replaced every 10 s")
+      ->type_name("FILE.prom");
   CLI::Option* overwrite = command->add_flag("--overwrite", arguments->overwrite, "Replace an output that exists");
   command->add_flag("--resume", arguments->resume, "Continue the output's partial file")->excludes(overwrite);
   command->callback([&chosen, arguments] { chosen = [arguments] { return run(*arguments); }; });

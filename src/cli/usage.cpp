@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <iostream>
-#include <sstream>
+#include <memory>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
 #include "base/text.h"
+#include "cli/config_file.h"
 #include "cli/table.h"
 
 namespace layerprobe::cli {
@@ -40,37 +41,15 @@ std::string suggestion(const CLI::App& app, std::string_view unknown) {
   return nearest.empty() ? "" : "; did you mean " + join(nearest, " or ") + "?";
 }
 
-void replace_all(std::string& in, std::string_view what, std::string_view with) {
-  for (std::size_t at = 0; (at = in.find(what, at)) != std::string::npos; at += with.size()) {
-    in.replace(at, what.size(), with);
-  }
-}
-
-/// What --config takes back of CLI11's own text. Options that were not given, "" or false there, are left out with
-/// their comments: to the parser they would have been given, and two of them may exclude each other.
-std::string readable_again(const std::string& config) {
-  std::istringstream lines(config);
-  std::string kept, comments;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.empty() || line.starts_with("#")) {
-      comments += line + "\n";
-      continue;
-    }
-    replace_all(line, "B\"(\\x01", "B\"(");  // how CLI11 2.4 writes a text with the mark before it
-    std::erase(line, kTextMark);
-    if (!line.ends_with("=\"\"") && !line.ends_with("=false")) kept += comments + line + "\n";
-    comments.clear();
-  }
-  return kept;
-}
-
 }  // namespace
 
 void add_global_options(CLI::App& app) {
   app.fallthrough();  // inherited by the subcommands added later: these options may follow the subcommand
   app.set_version_flag("--version", "layerprobe " LAYERPROBE_VERSION, "Print the version and exit");
   app.set_config("--config", "",
-                 "Read options from a TOML file; the command line comes before it, the environment after");
+                 "Read options from a TOML file; the command line comes before it, the environment after")
+      ->type_name("FILE.toml");
+  app.config_formatter(std::make_shared<ConfigFile>(app));
   app.add_flag("--print-config")
       ->description("Print the options as --config reads them, and do nothing else")
       ->configurable(false);
@@ -116,11 +95,18 @@ std::string command_line_text(int argc, char** argv) {
   return out;
 }
 
+std::string type_text(const CLI::Option& option) {
+  std::string type = option.get_type_name();
+  for (const char* check : {":POSITIVE", ":NONNEGATIVE"}) {  // CLI11 appends what it checks
+    if (type.ends_with(check)) type.erase(type.rfind(':'));
+  }
+  return option.get_lnames().empty() && type == "TEXT" ? option.get_single_name() : type;
+}
+
 bool print_config_if_asked(const CLI::App& app) {
   if (app.count("--print-config") == 0) return false;
   const CLI::App& chosen = innermost(app);
-  std::cout << readable_again(app.get_config_formatter()->to_config(
-      &chosen, /*default_also=*/true, /*write_description=*/true, chosen.get_name() + "."));
+  std::cout << app.get_config_formatter()->to_config(&chosen, /*default_also=*/true, /*write_description=*/true, "");
   finish_stdout();
   return true;
 }

@@ -21,6 +21,9 @@ std::string command_line_text(int argc, char** argv);
 /// Put before every value of --prompt, which is text: the parser would take "[a, b]" apart and "-x" for an option.
 inline constexpr char kTextMark = '\x01';
 
+/// What an option takes, as the manual has it: "PATH", "auto|peer|host"; an argument without a type by its name.
+std::string type_text(const CLI::Option& option);
+
 /// With --print-config: prints the chosen subcommand's options, as --config reads them, and returns true.
 bool print_config_if_asked(const CLI::App& app);
 

@@ -180,6 +180,7 @@ GpuState Nvml::state_of(Device device) const {
   state.sm_clock_mhz = asked<unsigned>(nvml.clock, device, NvmlFunctions::kSmClock);
   state.most_sm_clock_mhz = asked<unsigned>(nvml.most_clock, device, NvmlFunctions::kSmClock);
   state.temperature = asked<unsigned>(nvml.temperature, device, 0);
+  if (const auto rates = asked<NvmlFunctions::Utilization>(nvml.utilization, device)) state.utilization = rates->gpu;
   state.power_limit_mw = asked<unsigned>(nvml.power_limit, device);
   state.default_power_limit_mw = asked<unsigned>(nvml.default_power_limit, device);
   state.pcie = pcie_of(nvml, device);
@@ -263,6 +264,7 @@ NvmlFunctions open_nvml() {
   find(out.clock, {"nvmlDeviceGetClockInfo"});
   find(out.most_clock, {"nvmlDeviceGetMaxClockInfo"});
   find(out.temperature, {"nvmlDeviceGetTemperature"});
+  find(out.utilization, {"nvmlDeviceGetUtilizationRates"});
   find(out.power_limit, {"nvmlDeviceGetEnforcedPowerLimit"});
   find(out.default_power_limit, {"nvmlDeviceGetPowerManagementDefaultLimit"});
   find(out.pcie_generation, {"nvmlDeviceGetCurrPcieLinkGeneration"});

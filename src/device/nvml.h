@@ -55,6 +55,9 @@ struct NvmlFunctions {
       unsigned long long as_u64;
     } value;
   };
+  struct Utilization {  // nvmlUtilization_t: percent of the last second or so
+    unsigned gpu, memory;
+  };
   static constexpr unsigned kFieldLinkSpeed = 164;  // NVML_FI_DEV_NVLINK_GET_SPEED: MB/s, of the link `scope`
   static constexpr int kSmClock = 1, kUncorrectedErrors = 1, kSinceStart = 0, kLinkRecoveries = 1, kByNvlink = 2;
 
@@ -78,6 +81,7 @@ struct NvmlFunctions {
   Result (*clock)(Device, int type, unsigned* out) = nullptr;
   Result (*most_clock)(Device, int type, unsigned* out) = nullptr;
   Result (*temperature)(Device, int sensor, unsigned* out) = nullptr;
+  Result (*utilization)(Device, Utilization* out) = nullptr;
   Result (*power_limit)(Device, unsigned* out) = nullptr;
   Result (*default_power_limit)(Device, unsigned* out) = nullptr;
   Result (*pcie_generation)(Device, unsigned* out) = nullptr;
@@ -127,6 +131,7 @@ struct GpuState {
   std::optional<std::uint64_t> slowdown_reasons;
   std::optional<unsigned> sm_clock_mhz, most_sm_clock_mhz;
   std::optional<unsigned> temperature;  // degrees Celsius
+  std::optional<unsigned> utilization;  // percent of the last second or so in which a kernel ran
   std::optional<unsigned> power_limit_mw, default_power_limit_mw;
 
   struct Pcie {

@@ -16,6 +16,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 void Telling::expect(std::uint64_t load_bytes, std::uint64_t run_tokens) {
+  const std::lock_guard lock(mutex_);
   load_total_ = load_bytes;
   run_total_ = run_tokens;
 }
@@ -46,6 +47,20 @@ void Telling::ran(std::int64_t tokens) {
   watch_.stop_if_asked();
   ran_ += static_cast<std::uint64_t>(tokens);
   tell(Watch::Step::Kind::running);
+}
+
+RunState Telling::state(std::size_t num_layers) {
+  RunState state;
+  const auto layers = static_cast<double>(std::max<std::size_t>(num_layers, 1));
+  {
+    const std::lock_guard lock(mutex_);
+    state.loaded_bytes = loaded_;
+    state.load_bytes = load_total_;
+    state.tokens = static_cast<double>(ran_) / layers;
+    state.num_tokens = static_cast<double>(run_total_) / layers;
+  }
+  state.devices = devices_();
+  return state;
 }
 
 void Telling::stop_if_asked() {
@@ -98,7 +113,7 @@ std::uint64_t DeviceRun::load_bytes() const {
 }
 
 template <typename Wait>
-void DeviceRun::wait_for(const char* what, double& seconds, Wait&& wait) {
+void DeviceRun::wait_for(const char* what, std::atomic<double>& seconds, Wait&& wait) {
   const Clock::time_point start = Clock::now();
   waits_for_ = what;
   wait();
@@ -372,7 +387,7 @@ const ModuleWeights& DeviceRun::weights_of(std::size_t module, std::size_t wave)
   if (current_ && current_->module == module) return current_->weights;
   const bool layers_apart = shared_.stages.layers_apart;
   if (layers_apart) current_.reset();  // there is room for one
-  double& seconds = layers_apart ? load_seconds_ : weights_seconds_;
+  std::atomic<double>& seconds = layers_apart ? load_seconds_ : weights_seconds_;
   wait_for("weights", seconds, [&] {
     if (!coming_ || coming_->module != module) start_loading(module);
     named(module, [&] { loader_.finish(*coming_->loads); });
@@ -389,7 +404,11 @@ DeviceState DeviceRun::state() const {
   return {.name = ops_.name(),
           .modules = options_.modules,
           .memory_bytes = ops_.memory_use().bytes,
-          .waits_for = *waits_for == '\0' && recorder_.is_waiting() ? "the ring of captures" : waits_for};
+          .waits_for = *waits_for == '\0' && recorder_.is_waiting() ? "the ring of captures" : waits_for,
+          .weights_seconds = weights_seconds_,
+          .upstream_seconds = upstream_seconds_,
+          .downstream_seconds = downstream_seconds_,
+          .ring_seconds = recorder_.waited_seconds()};
 }
 
 RunReport::Device DeviceRun::report(double run_seconds) const {

@@ -38,6 +38,8 @@ class Telling {
   void stop_if_asked();
   /// Running begins, for all.
   void begin_running();
+  /// All but the captured bytes.
+  RunState state(std::size_t num_layers);
 
  private:
   void tell(Watch::Step::Kind kind);
@@ -136,7 +138,7 @@ class DeviceRun {
   void feed(std::size_t module, const Task& task, const device::Tensor& out);
 
   template <typename Wait>
-  void wait_for(const char* what, double& seconds, Wait&& wait);
+  void wait_for(const char* what, std::atomic<double>& seconds, Wait&& wait);
 
   Shared& shared_;
   device::Ops& ops_;
@@ -161,7 +163,7 @@ class DeviceRun {
   std::vector<std::byte> fed_;
 
   std::atomic<const char*> waits_for_ = "";
-  double weights_seconds_ = 0, upstream_seconds_ = 0, downstream_seconds_ = 0, load_seconds_ = 0;
+  std::atomic<double> weights_seconds_ = 0, upstream_seconds_ = 0, downstream_seconds_ = 0, load_seconds_ = 0;
 };
 
 }  // namespace layerprobe::runtime

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/float16.h"
+#include "base/sha256.h"
 #include "base/text.h"
 #include "runtime/random.h"
 
@@ -64,21 +65,28 @@ bool has_all_tokens(const store::Reader& file) {
 
 }  // namespace
 
-HiddenStates::HiddenStates(const InputOptions& options, const model::ModelConfig& config)
+HiddenStates::HiddenStates(const InputOptions& options, const model::ModelConfig& config,
+                           const std::optional<Shard>& shard)
     : hidden_size_(config.hidden_size) {
   if (!options.random_hidden_states.empty()) {
     random_ = parse_random_shape(options.random_hidden_states, "--random-hidden-states");
     prompts_ = prompts_without_ids(random_);
-    return;
+  } else {
+    file_.emplace(options.hidden_states_file);
+    prompts_ = file_->prompts();
+    if (!has_all_tokens(*file_)) {
+      throw Error({.kind = ErrorKind::input,
+                   .where = options.hidden_states_file,
+                   .what = "holds a selection of tokens; a layer needs the hidden states of all",
+                   .fix = "capture it again with --tokens all"});
+    }
   }
-  file_.emplace(options.hidden_states_file);
-  prompts_ = file_->prompts();
-  if (!has_all_tokens(*file_)) {
-    throw Error({.kind = ErrorKind::input,
-                 .where = options.hidden_states_file,
-                 .what = "holds a selection of tokens; a layer needs the hidden states of all",
-                 .fix = "capture it again with --tokens all"});
-  }
+  if (!shard) return;
+  Sha256 hash;
+  hash.add(identity());
+  part_ = part_of(*shard, prompts_.num_prompts(), hash.hex());
+  first_token_ = prompts_.cu_seqlens[static_cast<std::size_t>(part_->first_prompt)];
+  prompts_ = slice(prompts_, part_->first_prompt, part_->num_prompts);
 }
 
 std::string HiddenStates::identity() const {
@@ -118,7 +126,8 @@ void HiddenStates::check(std::int64_t layer) const {
                  .what = text("rows are ", found.width, " wide where the model's hidden_size is ", hidden_size_),
                  .fix = "use a capture of the same model"});
   }
-  for (std::int64_t prompt = 0; prompt < prompts_.num_prompts(); ++prompt) {
+  const std::int64_t first = part_ ? part_->first_prompt : 0;
+  for (std::int64_t prompt = first; prompt < first + prompts_.num_prompts(); ++prompt) {
     if (file_->is_complete(point, prompt)) continue;
     throw Error({.kind = ErrorKind::input,
                  .where = text(file_->path().string(), ": ", found.name),
@@ -131,6 +140,7 @@ void HiddenStates::read(std::int64_t layer, std::int64_t first_token, std::int64
                         std::span<std::byte> out) const {
   const auto count = static_cast<std::size_t>(num_tokens * hidden_size_);
   expect(out.size() == count * size_of(dtype), "the rows fill the memory they are read to");
+  first_token += first_token_;
   if (!file_) {
     std::vector<double> values(count);
     random_normal(random_.seed, static_cast<std::uint64_t>(first_token * hidden_size_), values);

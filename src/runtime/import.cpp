@@ -368,7 +368,7 @@ struct Plan {
 Prompts ids_from_file(const std::string& path) {
   model::ModelConfig any;
   any.vocab_size = std::numeric_limits<std::int32_t>::max();
-  return read_prompts({.input_ids_file = path}, any, {});
+  return read_prompts({.input_ids_file = path}, any, {}).prompts;
 }
 
 void append_prompt(Prompts& prompts, std::span<const std::int32_t> ids, std::int64_t length) {

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/sha256.h"
 #include "base/text.h"
 #include "runtime/npy.h"
 #include "runtime/random.h"
@@ -23,64 +24,114 @@ Error bad_input(std::string where, std::string what, std::string fix) {
   return Error({.kind = ErrorKind::input, .where = std::move(where), .what = std::move(what), .fix = std::move(fix)});
 }
 
-/// Collects prompts, each checked.
+/// Collects prompts, each checked. Texts are encoded at the end: those of other shards need not be.
 class Collector {
  public:
-  Collector(const model::ModelConfig& config, const Encode& encode) : config_(config), encode_(encode) {
-    prompts_.cu_seqlens.push_back(0);
+  /// `place`: what stands before a prompt's number in a message, as in "p.txt: line ".
+  Collector(std::string place, const model::ModelConfig& config, const Encode& encode, std::optional<Shard> shard)
+      : place_(std::move(place)), config_(config), encode_(encode), shard_(shard) {
+    given_.cu_seqlens.push_back(0);
   }
 
-  void add_text(std::string_view prompt, const std::string& where) {
-    if (prompt.empty()) throw bad_input(where, "is empty", "give every prompt at least one character");
-    const std::vector<std::int32_t> ids = encode_(prompt);
-    prompts_.input_ids.insert(prompts_.input_ids.end(), ids.begin(), ids.end());
-    end_prompt(where);
-    prompts_.texts.resize(static_cast<std::size_t>(prompts_.num_prompts()));
-    prompts_.texts.back() = prompt;
-    has_text_ = true;
+  std::string where(std::size_t number) const { return text(place_, number); }
+
+  void add_text(std::string_view prompt, std::size_t number) {
+    if (prompt.empty()) throw bad_input(where(number), "is empty", "give every prompt at least one character");
+    given_.texts.resize(static_cast<std::size_t>(given_.num_prompts()));
+    given_.texts.emplace_back(prompt);
+    numbers_.push_back(number);
+    given_.cu_seqlens.push_back(given_.num_tokens());
   }
 
-  void add_id(std::int64_t id, const std::string& where) {
+  void add_id(std::int64_t id, std::size_t number) {
     if (id < 0 || id >= config_.vocab_size) {
-      throw bad_input(where, text("id ", id, " is outside the vocabulary of ", config_.vocab_size),
+      throw bad_input(where(number), text("id ", id, " is outside the vocabulary of ", config_.vocab_size),
                       "check that the ids are of this model's tokenizer");
     }
-    prompts_.input_ids.push_back(static_cast<std::int32_t>(id));
+    given_.input_ids.push_back(static_cast<std::int32_t>(id));
   }
 
-  void add_ids(const Json& ids, const std::string& where) {
-    if (!ids.is_array()) throw bad_input(where, text("is ", ids.kind(), " where a list of ids is expected"), kIdsFix);
+  void add_ids(const Json& ids, std::size_t number) {
+    const auto refuse = [&](const std::string& what) { throw bad_input(where(number), what, kIdsFix); };
+    if (!ids.is_array()) refuse(text("is ", ids.kind(), " where a list of ids is expected"));
     for (const Json& id : ids.items()) {
-      if (!id.is_integer()) throw bad_input(where, text("holds ", id.kind(), " where an id is expected"), kIdsFix);
-      add_id(id.integer(), where);
+      if (!id.is_integer()) refuse(text("holds ", id.kind(), " where an id is expected"));
+      add_id(id.integer(), number);
     }
-    end_prompt(where);
+    end_ids(number);
   }
 
-  void end_prompt(const std::string& where) {
-    const auto tokens = static_cast<std::int64_t>(prompts_.input_ids.size());
-    if (tokens == prompts_.cu_seqlens.back()) {
-      throw bad_input(where, "is empty", "give every prompt at least one token");
-    }
-    if (tokens > kMaxTokens) {
-      throw bad_input(where, text("token ", tokens, " of the input; at most ", kMaxTokens, " are taken"), kFewerFix);
-    }
-    prompts_.cu_seqlens.push_back(tokens);
+  void end_ids(std::size_t number) {
+    numbers_.push_back(number);
+    end_prompt(given_, number);
   }
 
-  Prompts finish(const std::string& where) {
-    if (prompts_.num_prompts() == 0) throw bad_input(where, "holds no prompt", "give at least one prompt");
-    if (has_text_) prompts_.texts.resize(static_cast<std::size_t>(prompts_.num_prompts()));
-    return std::move(prompts_);
+  Input finish(const std::string& whole) {
+    if (given_.num_prompts() == 0) throw bad_input(whole, "holds no prompt", "give at least one prompt");
+    if (!given_.texts.empty()) given_.texts.resize(static_cast<std::size_t>(given_.num_prompts()));
+    if (!shard_) return {.prompts = given_.texts.empty() ? std::move(given_) : encoded(), .part = {}};
+    Part part = part_of(*shard_, given_.num_prompts(), given_hash());
+    given_ = slice(given_, part.first_prompt, part.num_prompts);
+    numbers_.erase(numbers_.begin(), numbers_.begin() + part.first_prompt);
+    return {.prompts = given_.texts.empty() ? std::move(given_) : encoded(), .part = std::move(part)};
   }
 
  private:
   static constexpr const char* kIdsFix = "write a list of ids a prompt, for instance [[1, 5], [7]]";
 
+  void end_prompt(Prompts& prompts, std::size_t number) const {
+    const auto tokens = static_cast<std::int64_t>(prompts.input_ids.size());
+    if (tokens == prompts.cu_seqlens.back()) {
+      throw bad_input(where(number), "is empty", "give every prompt at least one token");
+    }
+    if (tokens > kMaxTokens) {
+      throw bad_input(where(number), text("token ", tokens, " of the input; at most ", kMaxTokens, " are taken"),
+                      kFewerFix);
+    }
+    prompts.cu_seqlens.push_back(tokens);
+  }
+
+  /// The given prompts with the ids of their texts.
+  Prompts encoded() {
+    Prompts prompts;
+    prompts.cu_seqlens.push_back(0);
+    for (std::size_t p = 0; p < given_.texts.size(); ++p) {
+      const auto ids = given_.input_ids.begin();
+      if (given_.texts[p].empty()) {
+        prompts.input_ids.insert(prompts.input_ids.end(), ids + given_.cu_seqlens[p], ids + given_.cu_seqlens[p + 1]);
+      } else {
+        const std::vector<std::int32_t> of_text = encode_(given_.texts[p]);
+        prompts.input_ids.insert(prompts.input_ids.end(), of_text.begin(), of_text.end());
+      }
+      end_prompt(prompts, numbers_[p]);
+    }
+    prompts.texts = std::move(given_.texts);
+    return prompts;
+  }
+
+  /// Of all prompts as they are given, each with its kind and length before it.
+  std::string given_hash() const {
+    Sha256 hash;
+    for (std::size_t p = 0; p < numbers_.size(); ++p) {
+      if (!given_.texts.empty() && !given_.texts[p].empty()) {
+        hash.add(text("text ", given_.texts[p].size(), ":"));
+        hash.add(given_.texts[p]);
+        continue;
+      }
+      const auto first = static_cast<std::size_t>(given_.cu_seqlens[p]);
+      const std::size_t count = static_cast<std::size_t>(given_.cu_seqlens[p + 1]) - first;
+      hash.add(text("ids ", count, ":"));
+      hash.add({reinterpret_cast<const char*>(given_.input_ids.data() + first), count * sizeof(std::int32_t)});
+    }
+    return hash.hex();
+  }
+
+  const std::string place_;
   const model::ModelConfig& config_;
   const Encode& encode_;
-  Prompts prompts_;
-  bool has_text_ = false;
+  const std::optional<Shard> shard_;
+  Prompts given_;                     // those that are text have no ids yet
+  std::vector<std::size_t> numbers_;  // of each prompt, for messages
 };
 
 /// Takes the first line, without its end, off `contents`.
@@ -91,7 +142,7 @@ std::string_view take_line(std::string_view& contents) {
   return line;
 }
 
-Prompts from_prompts_file(const std::string& path, Collector collector) {
+Input from_prompts_file(const std::string& path, Collector collector) {
   const bool is_jsonl = path.ends_with(".jsonl");
   if (!is_jsonl && !path.ends_with(".txt")) {
     throw bad_input(path, "is neither .txt nor .jsonl", "name a .txt file, a prompt a line, or a .jsonl file");
@@ -101,12 +152,12 @@ Prompts from_prompts_file(const std::string& path, Collector collector) {
   if (rest.starts_with("\xef\xbb\xbf")) rest.remove_prefix(3);
   for (std::size_t number = 1; !rest.empty(); ++number) {
     const std::string_view line = take_line(rest);
-    const std::string where = text(path, ": line ", number);
     if (!is_jsonl) {
-      collector.add_text(line, where);
+      collector.add_text(line, number);
       continue;
     }
     if (trimmed(line).empty()) continue;
+    const std::string where = collector.where(number);
     const Json record = Json::parse(line, where);
     const Json* prompt = record.find("text");
     const Json* ids = record.find("input_ids");
@@ -114,35 +165,47 @@ Prompts from_prompts_file(const std::string& path, Collector collector) {
       throw bad_input(where, "has not exactly one of \"text\" and \"input_ids\"", "give each record one of them");
     }
     if (ids != nullptr) {
-      collector.add_ids(*ids, where);
+      collector.add_ids(*ids, number);
     } else if (!prompt->is_string()) {
       throw bad_input(where, text("\"text\" is ", prompt->kind()), "make it a string");
     } else {
-      collector.add_text(prompt->string(), where);
+      collector.add_text(prompt->string(), number);
     }
   }
   return collector.finish(path);
 }
 
-Prompts from_ids_file(const std::string& path, Collector collector) {
-  if (path.ends_with(".npy")) {
-    const IntegerMatrix matrix = read_npy_integers(path, kMaxTokens);
-    for (std::int64_t row = 0; row < matrix.rows; ++row) {
-      const std::string where = text(path, ": row ", row);
-      for (std::int64_t column = 0; column < matrix.columns; ++column) {
-        collector.add_id(matrix.values[static_cast<std::size_t>(row * matrix.columns + column)], where);
-      }
-      collector.end_prompt(where);
+Input from_npy(const std::string& path, Collector collector) {
+  const IntegerMatrix matrix = read_npy_integers(path, kMaxTokens);
+  for (std::size_t row = 0; std::cmp_less(row, matrix.rows); ++row) {
+    const std::size_t first = row * static_cast<std::size_t>(matrix.columns);
+    for (std::size_t column = 0; std::cmp_less(column, matrix.columns); ++column) {
+      collector.add_id(matrix.values[first + column], row);
     }
-    return collector.finish(path);
+    collector.end_ids(row);
   }
-  if (!path.ends_with(".json")) {
-    throw bad_input(path, "is neither .json nor .npy", "name a .json file with lists of ids, or a .npy file");
-  }
+  return collector.finish(path);
+}
+
+Input from_json(const std::string& path, Collector collector) {
   const Json all = Json::parse(read_text_file(path), path);
   if (!all.is_array()) throw bad_input(path, text("is ", all.kind()), "write lists of ids, for instance [[1, 5], [7]]");
-  for (std::size_t i = 0; i < all.items().size(); ++i) collector.add_ids(all.items()[i], text(path, ": prompt ", i));
+  for (std::size_t i = 0; i < all.items().size(); ++i) collector.add_ids(all.items()[i], i);
   return collector.finish(path);
+}
+
+Input from_random_tokens(const std::string& given, const model::ModelConfig& config,
+                         const std::optional<Shard>& shard) {
+  const RandomShape shape = parse_random_shape(given, "--random-tokens");
+  Prompts prompts = prompts_without_ids(shape);
+  prompts.input_ids.resize(static_cast<std::size_t>(prompts.num_tokens()));
+  random_ids(shape.seed, config.vocab_size, prompts.input_ids);
+  if (!shard) return {.prompts = std::move(prompts), .part = {}};
+  Sha256 hash;
+  hash.add(
+      text("random tokens ", shape.num_prompts, "x", shape.num_tokens, ":", shape.seed, " below ", config.vocab_size));
+  Part part = part_of(*shard, shape.num_prompts, hash.hex());
+  return {.prompts = slice(prompts, part.first_prompt, part.num_prompts), .part = std::move(part)};
 }
 
 }  // namespace
@@ -179,21 +242,34 @@ int InputOptions::kinds() const {
          !hidden_states_file.empty() + !random_hidden_states.empty();
 }
 
-Prompts read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode) {
-  Collector collector(config, encode);
-  if (!options.prompts_file.empty()) return from_prompts_file(options.prompts_file, std::move(collector));
-  if (!options.input_ids_file.empty()) return from_ids_file(options.input_ids_file, std::move(collector));
-  if (!options.random_tokens.empty()) {
-    const RandomShape shape = parse_random_shape(options.random_tokens, "--random-tokens");
-    Prompts prompts = prompts_without_ids(shape);
-    prompts.input_ids.resize(static_cast<std::size_t>(prompts.num_tokens()));
-    random_ids(shape.seed, config.vocab_size, prompts.input_ids);
-    return prompts;
+Input read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode,
+                   const std::optional<Shard>& shard) {
+  const auto collector = [&](std::string place) { return Collector(std::move(place), config, encode, shard); };
+  if (const std::string& path = options.prompts_file; !path.empty()) {
+    return from_prompts_file(path, collector(path + ": line "));
   }
-  for (std::size_t i = 0; i < options.prompts.size(); ++i) {
-    collector.add_text(options.prompts[i], text("--prompt ", i + 1));
+  if (const std::string& path = options.input_ids_file; !path.empty()) {
+    if (path.ends_with(".npy")) return from_npy(path, collector(path + ": row "));
+    if (path.ends_with(".json")) return from_json(path, collector(path + ": prompt "));
+    throw bad_input(path, "is neither .json nor .npy", "name a .json file with lists of ids, or a .npy file");
   }
-  return collector.finish("--prompt");
+  if (!options.random_tokens.empty()) return from_random_tokens(options.random_tokens, config, shard);
+  Collector prompts = collector("--prompt ");
+  for (std::size_t i = 0; i < options.prompts.size(); ++i) prompts.add_text(options.prompts[i], i + 1);
+  return prompts.finish("--prompt");
+}
+
+Prompts slice(const Prompts& prompts, std::int64_t first, std::int64_t count) {
+  const auto part = [](const auto& values, std::int64_t begin, std::int64_t end) {
+    return std::vector(values.begin() + begin, values.begin() + end);
+  };
+  Prompts out;
+  out.cu_seqlens = part(prompts.cu_seqlens, first, first + count + 1);
+  const std::int64_t begin = out.cu_seqlens.front(), end = out.cu_seqlens.back();
+  for (std::int64_t& bound : out.cu_seqlens) bound -= begin;
+  if (!prompts.input_ids.empty()) out.input_ids = part(prompts.input_ids, begin, end);
+  if (!prompts.texts.empty()) out.texts = part(prompts.texts, first, first + count);
+  return out;
 }
 
 Prompts prompts_without_ids(const RandomShape& shape) {

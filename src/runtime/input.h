@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/prompts.h"
 #include "model/config.h"
+#include "runtime/shard.h"
 
 namespace layerprobe::runtime {
 
@@ -38,9 +40,20 @@ RandomShape parse_random_shape(std::string_view text, const std::string& option)
 /// Text to ids; only called for text.
 using Encode = std::function<std::vector<std::int32_t>(std::string_view text)>;
 
-/// The prompts of every kind but hidden states; one kind is given. Throws Error(input) naming file and line (or prompt)
-/// for an empty prompt, ids outside the vocabulary, a file that is not what its name says.
-Prompts read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode);
+/// What is given to a run: all prompts, or a shard's.
+struct Input {
+  Prompts prompts;
+  std::optional<Part> part;
+};
+
+/// The prompts of every kind but hidden states; one kind is given. Of a shard, its own alone: the texts of others are
+/// not encoded. Throws Error(input) naming file and line (or prompt) for an empty prompt, ids outside the vocabulary, a
+/// file that is not what its name says.
+Input read_prompts(const InputOptions& options, const model::ModelConfig& config, const Encode& encode,
+                   const std::optional<Shard>& shard = {});
+
+/// Prompts [first, first + count) of `prompts`.
+Prompts slice(const Prompts& prompts, std::int64_t first, std::int64_t count);
 
 /// Prompts of a run that is fed hidden states of this shape: without ids.
 Prompts prompts_without_ids(const RandomShape& shape);

@@ -76,13 +76,17 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
   warn_unused(watch);
   const InputOptions input = with_default(options.input, options.request.test_type);
   if (input.feeds_hidden_states()) {
-    hidden_states.emplace(input, config);
+    hidden_states.emplace(input, config, options.shard);
     prompts = hidden_states->prompts();
+    part = hidden_states->part();
   } else {
-    prompts = read_prompts(input, config, [&](std::string_view prompt) {
+    const Encode encode = [&](std::string_view prompt) {
       watch.stop_if_asked();
       return tokenizer().encode(prompt);
-    });
+    };
+    Input given = read_prompts(input, config, encode, options.shard);
+    prompts = std::move(given.prompts);
+    part = std::move(given.part);
   }
   plan::Request request = options.request;
   request.has_prompts = !hidden_states;
@@ -97,7 +101,8 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
 
 std::string Prepared::output(const RunOptions& options) const {
   if (!options.output.empty()) return options.output;
-  return text(checkpoint.display_name(), "-", plan::name_of(plan.test_type), ".h5");
+  const std::string shard = part ? text("-shard-", part->shard.index, "-of-", part->shard.count) : "";
+  return text(checkpoint.display_name(), "-", plan::name_of(plan.test_type), shard, ".h5");
 }
 
 std::string Prepared::config_name() const {

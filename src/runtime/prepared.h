@@ -34,7 +34,8 @@ class Prepared {
   const weights::Checkpoint checkpoint;
   const model::ModelConfig config;
   std::optional<HiddenStates> hidden_states;  // where these are fed to the layers instead of prompts
-  Prompts prompts;
+  Prompts prompts;                            // of a shard, its own
+  std::optional<Part> part;
   plan::Plan plan;
 
  private:

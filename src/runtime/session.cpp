@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <ctime>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -68,14 +70,17 @@ store::Layout make_layout(const Prepared& prepared, const Devices& devices, cons
   layout.rows = plan.rows;
   layout.num_experts = prepared.config.experts ? prepared.config.experts->num_experts : 0;
   layout.top_k = plan.top_k;
+  const std::string default_tokens = plan.test_type == plan::TestType::full ? "last" : "all";
   layout.identity = {{"model_hash", prepared.checkpoint.hash()},
                      {"model_type", prepared.config.model_type},
                      {"test_type", std::string(plan::name_of(plan.test_type))},
                      {"dtype", std::string(name_of(plan.dtype))},
+                     {"tokens", options.request.tokens.empty() ? default_tokens : options.request.tokens},
                      {"numerics", std::string(options.fp8_math == Fp8Math::w8a8 ? "w8a8" : "reference")},
                      {"input", prepared.hidden_states ? prepared.hidden_states->identity() : std::string("tokens")},
                      {"code_path", devices.front()->code_path()},
                      {kMatMulChoices, matmul_choices}};
+  if (prepared.part) layout.identity.merge(prepared.part->attributes());
   layout.information = {{"model", std::filesystem::absolute(prepared.checkpoint.path()).string()},
                         {"program", std::string("layerprobe ") + LAYERPROBE_VERSION},
                         {"command_line", options.command_line},
@@ -114,6 +119,44 @@ bool is_set(const char* variable) {
   const char* const value = std::getenv(variable);
   return value != nullptr && *value != '\0' && std::string_view(value) != "0";
 }
+
+/// Calls `beat` every so often from a thread of its own while it lives, and once more when it ends.
+class Beating {
+ public:
+  Beating(std::function<void()> beat, double seconds) : beat_(std::move(beat)), seconds_(seconds) {
+    if (beat_) thread_ = std::thread([this] { run(); });
+  }
+  ~Beating() {
+    if (!beat_) return;
+    {
+      const std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+  }
+  Beating(const Beating&) = delete;
+  Beating& operator=(const Beating&) = delete;
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    for (bool is_last = false; !is_last;) {
+      is_last = changed_.wait_for(lock, std::chrono::duration<double>(seconds_), [&] { return ends_; });
+      try {
+        beat_();
+      } catch (const std::exception&) {  // as Watch says
+      }
+    }
+  }
+
+  const std::function<void()> beat_;
+  const double seconds_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ends_ = false;
+  std::thread thread_;
+};
 
 /// Runs what is prepared; one object so that its steps need no long lists of arguments.
 class Session {
@@ -186,6 +229,8 @@ class Session {
     for (const auto& run : runs_) load_total += run->load_bytes();
     telling_.expect(load_total, tokens_total);
     shared_.num_loading = runs_.size();
+    const Beating beating(watch_.beat ? [this] { watch_.beat(state()); } : std::function<void()>(),
+                          watch_.beat_seconds);
 
     if (runs_.size() == 1) {
       runs_.front()->run();
@@ -331,6 +376,12 @@ class Session {
     return states;
   }
 
+  RunState state() {
+    RunState state = telling_.state(prepared_.plan.layers.size());
+    for (const auto& run : runs_) state.captured_bytes += run->recorded_bytes();
+    return state;
+  }
+
   void rank(std::int64_t row, const TopK& top) {
     if (writer_ != nullptr) writer_->write_top_k(row, top.ids, top.logits);
     const std::lock_guard lock(rank_mutex_);
@@ -448,6 +499,7 @@ RunReport run(const RunOptions& options, const Watch& watch) {
   report.device = devices.front()->code_path();
   report.num_prompts = prepared.prompts.num_prompts();
   report.num_tokens = prepared.prompts.num_tokens();
+  report.part = prepared.part;
   report.output = prepared.output(options);
   report.predicted = {.load_seconds = placed.load_seconds,
                       .run_seconds = placed.run_seconds,

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "plan/plan.h"
 #include "runtime/input.h"
 #include "runtime/link.h"
+#include "runtime/shard.h"
 #include "store/writer.h"
 
 namespace layerprobe::runtime {
@@ -33,12 +36,17 @@ struct RunOptions {
   Transport transport = Transport::automatic;
   Fp8Math fp8_math = Fp8Math::dequantize;
   InputOptions input;
-  std::string output;  // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
+  std::optional<Shard> shard;  // of the input; nothing: all of it
+  std::string output;          // FILE.h5, "none", or empty: <model>-<test-type>.h5 here
   store::Writer::IfExists if_exists = store::Writer::IfExists::refuse;
   double commit_every_seconds = 10;       // of work, at most, is lost in a crash; a sync of the file each time
   std::uint64_t pinned_memory_bytes = 0;  // for captures on their way to the file; 0: what the device likes
   std::string command_line;               // kept in the file
 };
+
+/// The attributes of a file that its results follow from: equal, prompts apart, in runs that one file can hold.
+inline constexpr std::array kIdentity = {"model_hash", "model_type", "test_type", "dtype",         "tokens",
+                                         "numerics",   "input",      "code_path", "matmul_choices"};
 
 /// How a device is, while it runs.
 struct DeviceState {
@@ -46,6 +54,16 @@ struct DeviceState {
   std::string modules;  // "embed_tokens, 0-15"
   std::uint64_t memory_bytes = 0;
   std::string waits_for;  // "weights", "upstream", "downstream", "the ring of captures"; empty: it works
+  // That it has waited for each, but for a wait that is not over.
+  double weights_seconds = 0, upstream_seconds = 0, downstream_seconds = 0, ring_seconds = 0;
+};
+
+/// How far a run is.
+struct RunState {
+  std::uint64_t loaded_bytes = 0, load_bytes = 0;  // of weights that are loaded before it runs: done and in all
+  double tokens = 0, num_tokens = 0;               // through all layers, done and in all
+  std::uint64_t captured_bytes = 0;                // that this run has handed to its writers
+  std::vector<DeviceState> devices;
 };
 
 /// What a run tells while it goes on. Called from the threads that run, one at a time, often: whoever listens decides
@@ -61,6 +79,10 @@ struct Watch {
   };
   std::function<void(const Step&)> step = [](const Step&) {};
   std::function<void(const std::string&)> warn = [](const std::string&) {};
+  /// Called every beat_seconds by a thread of its own, whether or not anything goes on, from the first weight to the
+  /// last layer, and once at the end of that. What it throws is dropped.
+  std::function<void(const RunState&)> beat = {};
+  double beat_seconds = 10;
   /// Asked between layers, tensors and prompts: true ends the run there.
   std::function<bool()> should_stop = [] { return false; };
 
@@ -76,6 +98,7 @@ struct RunReport {
   std::string device;
   std::int64_t num_prompts = 0;
   std::int64_t num_tokens = 0;
+  std::optional<Part> part;          // where they are a shard's; all prompts here are counted from its first
   std::int64_t computed_tokens = 0;  // in this run: what an earlier one had complete is left out
   std::uint64_t captured_bytes = 0;  // by this run
   std::uint64_t resumed_bytes = 0;   // by an earlier one

@@ -64,7 +64,9 @@
 /// its row number is the index into /prompts/input_ids.
 ///
 /// Attributes. Each is a scalar i64, f64 or S. "/" has `format_version` (i64), and what is needed to repeat the run,
-/// each as its own attribute. Each dataset in /captures has `semantics` (S): "residual_after_block", "post_final_norm",
+/// each as its own attribute. A part of a run (run --shard) has `shard` (S, "2/4"), `shard_first_prompt` and
+/// `shard_whole_prompts` (i64) and `shard_whole_input` (S, a hash of all prompts), and holds its own prompts alone, counted
+/// from 0. Each dataset in /captures has `semantics` (S): "residual_after_block", "post_final_norm",
 /// "embedding", "logits", "module_input", "module_output" (see base/probe_point.h).
 ///
 /// A writer in another language may leave out /completion and /end (everything is complete then), /statistics/dtypes

@@ -76,6 +76,12 @@ std::vector<std::int64_t> Reader::expert_counts(std::size_t point) const {
   return read_expert_counts(state_->file, contents, static_cast<std::size_t>(found - contents.expert_points.begin()));
 }
 
+std::vector<Statistics> Reader::statistics_of_prompts(std::size_t point) const {
+  expect(has_statistics_of_prompts(), "statistics of prompts are read where they are");
+  return statistics_of_point(state_->file, state_->contents, point);
+}
+bool Reader::has_statistics_of_prompts() const { return state_->contents.per_prompt.has_value(); }
+
 void Reader::read_rows(std::size_t point, std::int64_t first_row, std::int64_t num_rows,
                        std::span<std::byte> out) const {
   const Contents& contents = state_->contents;

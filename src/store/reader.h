@@ -46,6 +46,10 @@ class Reader {
   /// Empty where nothing is known.
   std::vector<std::int64_t> expert_counts(std::size_t point) const;
 
+  /// Of each prompt, row numbers counted from its first; where they are there. Throws Error(input) for what cannot be.
+  std::vector<Statistics> statistics_of_prompts(std::size_t point) const;
+  bool has_statistics_of_prompts() const;
+
   /// Rows [first_row, first_row + num_rows) of a stored point, row-major, in its dtype, from page cache or disk at full
   /// rate (pread at the dataset's offset). `out` is num_rows * width * size_of(dtype) bytes.
   void read_rows(std::size_t point, std::int64_t first_row, std::int64_t num_rows, std::span<std::byte> out) const;

@@ -16,6 +16,8 @@ std::string quoted(const std::string& value) {
   return text("\"", value.substr(0, kMaxShown), "...\" (", value.size(), " bytes)");
 }
 
+}  // namespace
+
 std::string shown(const Attribute& attribute) {
   if (const auto* integer = std::get_if<std::int64_t>(&attribute)) return text(*integer);
   if (const auto* real = std::get_if<double>(&attribute)) return text(*real);
@@ -26,6 +28,8 @@ std::string shown(const Layout::Point& point) {
   return text(point.point.name, " (", name_of(point.point.dtype), ", ", point.point.width, " wide",
               point.stored ? ")" : ", statistics only)");
 }
+
+namespace {
 
 /// Compares what the file has with what this run wants, one thing after the other.
 class Comparison {

@@ -49,22 +49,31 @@ const char* impossible_measure(const Statistics& statistics, std::int64_t rows, 
   return nullptr;
 }
 
+std::vector<Statistics> statistics_of_point(const File& file, const Contents& contents, std::size_t point) {
+  const std::int64_t num_prompts = contents.prompts.num_prompts();
+  std::vector<Statistics> statistics =
+      read_measures(file, *contents.per_prompt, contents.index(point, 0), static_cast<std::size_t>(num_prompts));
+  const ProbePoint& described = contents.points[point].point;
+  for (std::int64_t prompt = 0; prompt < num_prompts; ++prompt) {
+    if (!contents.is_complete(point, prompt)) continue;
+    expect_possible(file, statistics[static_cast<std::size_t>(prompt)],
+                    contents.first_row(point, prompt + 1) - contents.first_row(point, prompt), described.width,
+                    text(described.name, ", prompt ", prompt));
+  }
+  return statistics;
+}
+
 std::vector<Statistics> joined_statistics(const File& file, const Contents& contents) {
   std::vector<Statistics> joined(contents.points.size());
   if (!contents.per_prompt) return joined;
   const std::int64_t num_prompts = contents.prompts.num_prompts();
   for (std::size_t point = 0; point < joined.size(); ++point) {
-    const std::vector<Statistics> per_prompt =
-        read_measures(file, *contents.per_prompt, contents.index(point, 0), static_cast<std::size_t>(num_prompts));
+    const std::vector<Statistics> per_prompt = statistics_of_point(file, contents, point);
     for (std::int64_t prompt = 0; prompt < num_prompts; ++prompt) {
       if (!contents.is_complete(point, prompt)) continue;
       const Statistics& statistics = per_prompt[static_cast<std::size_t>(prompt)];
-      const std::int64_t first_row = contents.first_row(point, prompt);
-      const ProbePoint& described = contents.points[point].point;
-      expect_possible(file, statistics, contents.first_row(point, prompt + 1) - first_row, described.width,
-                      text(described.name, ", prompt ", prompt));
       if (statistics.count == 0) continue;  // nothing is known: its min and max mean nothing
-      joined[point].append(statistics, first_row);
+      joined[point].append(statistics, contents.first_row(point, prompt));
     }
   }
   return joined;

@@ -15,6 +15,10 @@ namespace layerprobe::store {
 /// more NaN than elements); nullptr when all are possible. `rows` * `width` must not overflow.
 const char* impossible_measure(const Statistics& statistics, std::int64_t rows, std::int64_t width);
 
+/// The statistics of the point's rows of each prompt, from /statistics/per_prompt, which is there. Of a prompt that is
+/// not complete they mean nothing.
+std::vector<Statistics> statistics_of_point(const File& file, const Contents& contents, std::size_t point);
+
 /// The statistics of every point over its complete prompts, put together in order from /statistics/per_prompt. Without
 /// that group all are empty.
 std::vector<Statistics> joined_statistics(const File& file, const Contents& contents);

@@ -111,6 +111,9 @@ NvmlFunctions fake_nvml() {
   out.clock = [](Device gpu, int, unsigned* mhz) { return answer(mhz, fake(gpu).clock); };
   out.most_clock = [](Device, int, unsigned* mhz) { return answer(mhz, 1980u); };
   out.temperature = [](Device gpu, int, unsigned* degrees) { return answer(degrees, fake(gpu).temperature); };
+  out.utilization = [](Device, NvmlFunctions::Utilization* rates) {
+    return answer(rates, NvmlFunctions::Utilization{.gpu = 37, .memory = 12});
+  };
   out.power_limit = [](Device gpu, unsigned* mw) { return answer(mw, fake(gpu).power_limit); };
   out.default_power_limit = [](Device, unsigned* mw) { return answer(mw, 700'000u); };
   out.pcie_generation = [](Device gpu, unsigned* generation) { return answer(generation, fake(gpu).generation); };
@@ -275,6 +278,7 @@ TEST_CASE("an idle GPU may have a lower PCIe generation, and clocks") {
   judged([](FakeGpu& gpu, FakeGpu&) { gpu.generation = 1, gpu.clock = 345, gpu.slowdown = 1; });
   const Nvml nvml(fake_nvml());
   const GpuState idle = nvml.gpus().front();
+  CHECK(idle.utilization == 37u);
   CHECK(check::judge_pcie("cuda:0", *idle.pcie, /*is_busy=*/false).status == Status::pass);
   CHECK(check::judge_pcie("cuda:0", *idle.pcie, /*is_busy=*/true).status == Status::warn);
   CHECK(check::judge_clocks("cuda:0", idle, /*is_busy=*/false).status == Status::pass);

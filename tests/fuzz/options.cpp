@@ -51,6 +51,9 @@ void options(std::string_view bytes) {
       case 'r':  // --random-tokens, --random-hidden-states
         runtime::parse_random_shape(given, "--random-tokens");
         break;
+      case 'n':  // --shard
+        runtime::parse_shard(given);
+        break;
       case 's':  // a size
         parse_bytes(given, "--pinned-memory");
         break;

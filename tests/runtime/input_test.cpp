@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "base/error.h"
 
@@ -27,13 +28,17 @@ class Folder {
   std::filesystem::path path_;
 };
 
-Prompts read(const InputOptions& options) {
+Input read_input(const InputOptions& options, const std::optional<Shard>& shard, int* encoded = nullptr) {
   model::ModelConfig config;
   config.vocab_size = 100;
-  return read_prompts(options, config, [](std::string_view prompt) {  // a letter, a token
+  const Encode encode = [&](std::string_view prompt) {  // a letter, a token
+    if (encoded != nullptr) ++*encoded;
     return std::vector<std::int32_t>(prompt.begin(), prompt.end());
-  });
+  };
+  return read_prompts(options, config, encode, shard);
 }
+
+Prompts read(const InputOptions& options) { return read_input(options, {}).prompts; }
 
 /// A version 1 .npy file.
 std::string npy(const std::string& header, const std::string& data) {
@@ -72,6 +77,65 @@ TEST_CASE("ids come from json and npy") {
       read({.input_ids_file = folder.file("i.npy", npy(header, std::string("\1\0\2\0\3\0\4\0\5\0\6\0", 12)))});
   CHECK(matrix.input_ids == Ids{1, 2, 3, 4, 5, 6});
   CHECK(matrix.cu_seqlens == Bounds{0, 3, 6});
+}
+
+TEST_CASE("shards are the whole input, one after the other, whatever its kind") {
+  const Folder folder;
+  const std::vector<InputOptions> kinds = {
+      {.prompts = {"A", "BC", "D", "EFG", "H"}},
+      {.prompts_file = folder.file("s.jsonl", R"({"text": "A"}
+{"input_ids": [7, 8]}
+
+{"input_ids": [9]}
+{"text": "BC"}
+{"input_ids": [1, 2, 3]}
+)")},
+      {.input_ids_file = folder.file("s.json", "[[1, 5], [7], [9, 9, 9], [2], [3, 4]]")},
+      {.random_tokens = "5x3:8"}};
+  for (const InputOptions& options : kinds) {
+    const Prompts whole = read(options);
+    std::vector<std::string> hashes;
+    for (const std::int64_t count : {1, 2, 3, 5}) {
+      CAPTURE(count);
+      Prompts joined;
+      std::int64_t next = 0;
+      for (std::int64_t index = 0; index < count; ++index) {
+        const Input input = read_input(options, Shard{.index = index, .count = count});
+        REQUIRE(input.part.has_value());
+        CHECK(input.part->first_prompt == next);
+        CHECK(input.part->num_prompts == input.prompts.num_prompts());
+        CHECK(input.part->num_prompts - 5 / count <= 1);
+        CHECK(input.part->whole_prompts == 5);
+        hashes.push_back(input.part->whole_input);
+        next += input.part->num_prompts;
+        joined.input_ids.insert(joined.input_ids.end(), input.prompts.input_ids.begin(), input.prompts.input_ids.end());
+        joined.texts.insert(joined.texts.end(), input.prompts.texts.begin(), input.prompts.texts.end());
+      }
+      CHECK(next == 5);
+      CHECK(joined.input_ids == whole.input_ids);
+      CHECK(joined.texts == whole.texts);
+    }
+    CHECK(std::set(hashes.begin(), hashes.end()).size() == 1);
+  }
+  int encoded = 0;
+  read_input(kinds[0], Shard{.index = 1, .count = 5}, &encoded);
+  CHECK(encoded == 1);  // the others' texts are theirs to encode
+  const auto hash = [](std::vector<std::string> prompts) {
+    return read_input({.prompts = std::move(prompts)}, Shard{.index = 0, .count = 2}).part->whole_input;
+  };
+  CHECK(hash({"AB", "C"}) != hash({"A", "BC"}));
+}
+
+TEST_CASE("a shard that cannot be is refused with what could") {
+  for (const char* bad :
+       {"", "1", "4/4", "-1/4", "1/0", "1/-2", "a/4", "1/4x", "1 / 4", "/", "0/1000001", "1/99999999999999999999"}) {
+    CAPTURE(bad);
+    CHECK_THROWS_WITH_AS(parse_shard(bad), doctest::Contains("--shard: \""), Error);
+  }
+  CHECK_THROWS_WITH_AS(read_input({.random_tokens = "3x4"}, Shard{.index = 0, .count = 4}),
+                       doctest::Contains("--shard 0/4: the input has 3 prompts, which cannot make 4 shards"), Error);
+  const Shard last = {.index = kMaxShards - 1, .count = kMaxShards};
+  CHECK(last.end(std::int64_t{1} << 62) == std::int64_t{1} << 62);
 }
 
 TEST_CASE("random tokens need no file") {

@@ -6,10 +6,11 @@
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <chrono>
 #include <optional>
+#include <thread>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/text.h"
 #include "kernels/check.h"
 #include "kernels/trial.h"
@@ -159,6 +160,10 @@ class Trial {
 
 Algorithms::Algorithms(Context& context, const CublasLt& library, fs::path cache_folder)
     : context_(context), library_(library), cache_folder_(std::move(cache_folder)) {
+  read_remembered();
+}
+
+void Algorithms::read_remembered() {
   std::error_code ignored;
   if (cache_folder_.empty() || !fs::is_regular_file(cache_file(), ignored)) return;
   try {
@@ -169,10 +174,36 @@ Algorithms::Algorithms(Context& context, const CublasLt& library, fs::path cache
   }
 }
 
+/// Runs that begin together, as the tasks of an array job do, have to choose alike for their files to be one run's: the
+/// first chooses, the others wait and read. Best effort: nothing where there is no lock to be had.
+std::optional<File> Algorithms::lock() const {
+  if (cache_folder_.empty()) return std::nullopt;
+  constexpr auto kPatience = std::chrono::minutes(2);  // choosing for a model takes seconds
+  const auto start = std::chrono::steady_clock::now();
+  std::error_code ignored;
+  fs::create_directories(cache_folder_, ignored);
+  try {
+    File file = File::open_or_create(cache_file().string() + ".lock");
+    while (!file.try_lock()) {
+      if (std::chrono::steady_clock::now() - start > kPatience) return std::nullopt;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+    return file;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 const Algorithm& Algorithms::of(const Ops::MatMulShape& shape, Product& product) {
   const std::string name = name_of_shape(shape);
-  const auto found = chosen_.find(name);
-  if (found != chosen_.end() && product.allows(found->second, 1)) return found->second;
+  const auto known = [&]() -> const Algorithm* {
+    const auto found = chosen_.find(name);
+    return found != chosen_.end() && product.allows(found->second, 1) ? &found->second : nullptr;
+  };
+  if (const Algorithm* algorithm = known()) return *algorithm;
+  const std::optional<File> locked = lock();
+  read_remembered();
+  if (const Algorithm* algorithm = known()) return *algorithm;
   const Algorithm& algorithm = chosen_[name] = choose(shape, product);
   remember();
   return algorithm;

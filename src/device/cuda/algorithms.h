@@ -2,9 +2,11 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "base/file.h"
 #include "device/cuda/product.h"
 
 namespace layerprobe::device::cuda {
@@ -28,6 +30,8 @@ class Algorithms {
  private:
   Algorithm choose(const Ops::MatMulShape& shape, Product& product);
   std::filesystem::path cache_file() const;
+  void read_remembered();
+  std::optional<File> lock() const;
   void remember() const;
 
   Context& context_;
