@@ -129,7 +129,10 @@ TEST_CASE("a file of options that cannot be is refused with its line") {
            {"version = true\n", "line 1: \"version\" is no option\n"},
            {"tokens-per-batch = 0\n", "--tokens-per-batch"},
            {"overwrite = true\nresume = true\n", "excludes"},
-           {std::string(300, '['), "line 1: is no TOML: "}}) {
+           {"[=]\n", "line 1: is no TOML: "},
+           {"[.a]\n", "line 1: is no TOML: "},
+           {std::string(300, '['), "line 1: is no TOML: "},
+           {"prompt = " + std::string(300, '['), "line 1: is no TOML: "}}) {
     CAPTURE(contents);
     const std::string file = folder.write("options.toml", contents).string();
     const test::Finished finished = test::run_layerprobe({"run", "--model", "m", "--prompt", "p", "--config", file});
