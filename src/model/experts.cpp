@@ -50,21 +50,16 @@ void multiply_experts(const ExpertsConfig& config, const LayerWeights& weights,
     end = end_of_group(all_first_rows, first, most_rows);
     const std::span<const std::int64_t> first_rows = std::span(all_first_rows).subspan(first, end - first + 1);
     const std::int64_t rows = first_rows.back() - first_rows.front();
-    const device::Tensor inputs = a.expert_inputs.row_slice(0, rows);
-    const device::Tensor gate_up = a.gate_up.row_slice(0, rows).column_slice(0, 2 * width);
-    const device::Tensor activated = a.activated.row_slice(0, rows).column_slice(0, width);
-    ops.gather_rows({.out = inputs, .x = a.normed, .rows = a.token_of_row.row_slice(first_rows.front(), rows)});
-    ops.expert_matmul({.out = gate_up,
-                       .x = inputs,
-                       .weight = *experts.gate_up_proj,
-                       .first_expert = static_cast<std::int64_t>(first),
-                       .first_rows = first_rows});
-    ops.silu_mul({.out = activated, .gate = gate_up.column_slice(0, width), .up = gate_up.column_slice(width, width)});
-    ops.expert_matmul({.out = a.expert_outputs.row_slice(first_rows.front(), rows),
-                       .x = activated,
-                       .weight = *experts.down_proj,
-                       .first_expert = static_cast<std::int64_t>(first),
-                       .first_rows = first_rows});
+    ops.run_experts({.out = a.expert_outputs.row_slice(first_rows.front(), rows),
+                     .x = a.normed,
+                     .token_of_row = a.token_of_row.row_slice(first_rows.front(), rows),
+                     .gate_up_proj = *experts.gate_up_proj,
+                     .down_proj = *experts.down_proj,
+                     .first_expert = static_cast<std::int64_t>(first),
+                     .first_rows = first_rows,
+                     .inputs = a.expert_inputs.row_slice(0, rows),
+                     .gate_up = a.gate_up.row_slice(0, rows).column_slice(0, 2 * width),
+                     .activated = a.activated.row_slice(0, rows).column_slice(0, width)});
   }
 }
 

@@ -74,6 +74,7 @@ class CudaOps : public Ops {
   void group_by_expert(const GroupByExpert& args) override;
   void gather_rows(const GatherRows& args) override;
   void expert_matmul(const ExpertMatMul& args) override;
+  void run_experts(const RunExperts& args) override;
   void combine_experts(const CombineExperts& args) override;
   void append_statistics(const AppendStatistics& args) override;
   void mean_rows(const MeanRows& args) override;

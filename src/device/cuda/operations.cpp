@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "device/arguments.h"
+#include "device/cuda/aligned.h"
 #include "device/cuda/cuda_ops.h"
 #include "kernels/add.h"
 #include "kernels/check.h"
@@ -22,8 +23,6 @@ namespace layerprobe::device::cuda {
 namespace {
 
 constexpr std::size_t kMostWaitingBytes = std::size_t{64} << 20;  // of statistics, before a call waits for them
-
-kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.row_stride}; }
 
 }  // namespace
 
@@ -210,6 +209,12 @@ void CudaOps::gather_rows(const GatherRows& args) {
 void CudaOps::expert_matmul(const ExpertMatMul& args) {
   begin_writing({args.out});
   matmuls_.multiply_experts(args);
+}
+
+void CudaOps::run_experts(const RunExperts& args) {
+  check(args);
+  begin_writing({args.out, args.inputs, args.gate_up, args.activated});
+  if (!matmuls_.run_experts(args)) Ops::run_experts(args);
 }
 
 void CudaOps::combine_experts(const CombineExperts& args) {
