@@ -145,7 +145,7 @@ WEIGHTS = {
     "deepseek-v3-fp8": dict(model_type="deepseek_v3", vocab_size=37, hidden_size=48, intermediate_size=40,
                             moe_intermediate_size=24, num_hidden_layers=2, num_attention_heads=3,
                             num_key_value_heads=3, q_lora_rank=40, kv_lora_rank=34, qk_nope_head_dim=10,
-                            qk_rope_head_dim=6, v_head_dim=12, n_routed_experts=6, num_experts_per_tok=2, n_group=2,
+                            qk_rope_head_dim=6, v_head_dim=8, n_routed_experts=6, num_experts_per_tok=2, n_group=2,
                             topk_group=1, n_shared_experts=1, first_k_dense_replace=1, max_position_embeddings=64,
                             rope_theta=1e4, fp8_block=[32, 16]),
     "qwen2-5-vl": dict(model_type="qwen2_5_vl", vision=dict(
