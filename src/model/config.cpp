@@ -185,7 +185,7 @@ void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t rotary
     out.beta_slow = unless_zero("beta_slow", 1);
     out.mscale = rope.optional_number("mscale");
     out.mscale_all_dim = rope.optional_number("mscale_all_dim");
-    out.truncate = rope.boolean("truncate", true);
+    out.truncate = rope.boolean("truncate", !rope.is_null("truncate"));  // null: no, in transformers
   }
   if (type == "longrope") {
     out.short_factor = rope.numbers("short_factor");
@@ -233,6 +233,10 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, const A
   const Json& dictionary = use_old ? *old_spelling : new_spelling != nullptr ? *new_spelling : empty;
   ConfigReader rope(dictionary, where + (use_old ? ": rope_scaling" : ": rope_parameters"));
 
+  // transformers gives a default to what is absent, and none to a null.
+  for (const char* key : {"rope_type", "rope_theta"}) {
+    if (rope.is_null(key)) throw rope.refuse(key, "is null", "remove the key, or give it a value");
+  }
   RopeParameters out;
   const std::string old_type = rope.string("type", "default");
   out.rope_type = rope.string("rope_type", old_type);

@@ -56,6 +56,11 @@ TEST_CASE("old and new spellings say the same") {
   CHECK(read(llama(R"("rope_scaling": null, "rope_theta": 7.0)")).rope.rope_theta == 7);
 }
 
+TEST_CASE("a null truncate is false, an absent one true") {
+  CHECK(read(llama(R"("rope_scaling": {"type": "yarn", "factor": 4})")).rope.truncate);
+  CHECK_FALSE(read(llama(R"("rope_scaling": {"type": "yarn", "factor": 4, "truncate": null})")).rope.truncate);
+}
+
 TEST_CASE("a top-level original_max_position_embeddings wins, and max_position_embeddings stands in") {
   const std::string yarn =
       R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10})";
@@ -119,6 +124,8 @@ TEST_CASE("what is not understood is refused by name") {
   refused(of_type("mixtral", R"("scoring_func": "sigmoid")"), "scoring_func: is \"sigmoid\": a key that is not known");
   refused(of_type("qwen3", R"("rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}})"),
           "rope_parameters: full_attention: is not known for rope_type \"default\"");
+  refused(llama(R"("rope_scaling": {"rope_type": null, "factor": 2})"), "rope_scaling: rope_type: is null");
+  refused(llama(R"("rope_parameters": {"rope_type": "default", "rope_theta": null})"), "rope_theta: is null");
   refused(llama(R"("head_dim": 2, "rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2],
                                                    "original_max_position_embeddings": 1})"),
           "original_max_position_embeddings: is 1; expected more than 1");
