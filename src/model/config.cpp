@@ -401,10 +401,13 @@ void read_shapes(ConfigReader& reader, const Architecture& family, ModelConfig& 
   if (out.query_size() > kMaxWidth) throw reader.refuse("num_attention_heads", "times head_dim is out of range");
 }
 
-void sort_unread(const ConfigReader& reader, ModelConfig& out) {
+/// `inner`: the dictionary in it that was read in its place; files of transformers 4.5x have many keys in both, and
+/// what the inner one says counts.
+void sort_unread(const ConfigReader& reader, ModelConfig& out, const Json* inner = nullptr) {
   for (const auto* member : reader.unread()) {
     const auto& [key, value] = *member;
     if (std::find(kInertKeys.begin(), kInertKeys.end(), key) != kInertKeys.end()) continue;
+    if (inner != nullptr && inner->find(key) != nullptr) continue;
     if (is_telling(key) && !says_no(value)) {
       throw reader.refuse(key,
                           text("is ", value.dump().substr(0, 60),
@@ -482,7 +485,7 @@ ModelConfig read_config(const Json& config, const std::string& where) {
     if (!out.dtype) out.dtype = inside;
     sort_unread(*nested, out);
   }
-  sort_unread(top, out);
+  sort_unread(top, out, text_config);
   return out;
 }
 

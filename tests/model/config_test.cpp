@@ -307,6 +307,14 @@ TEST_CASE("the decoder of a vision-language model is read from text_config, or f
       read(R"({"model_type": "qwen3_vl_moe", "text_config": {"tie_word_embeddings": true}})").tie_word_embeddings);
   CHECK(read(R"({"model_type": "qwen3_vl_moe", "text_config": {}})").experts->router.normalizes);
 
+  const ModelConfig twice = read(R"({"model_type": "qwen2_5_vl", "vision_config": {}, "hidden_size": 128,
+      "sliding_window": 32768, "rms_norm_eps": 1e-3, "text_config": {"hidden_size": 64, "sliding_window": null,
+      "num_attention_heads": 4, "num_hidden_layers": 3, "num_key_value_heads": 2, "rms_norm_eps": 1e-6}})");
+  CHECK(twice.hidden_size == 64);
+  CHECK(twice.rms_norm_eps == 1e-6);
+  CHECK(twice.unused_keys.empty());
+
+  refused(R"({"model_type": "qwen3_vl", "text_config": {}, "rope_theta": 3})", "config.json: rope_theta: is 3");
   refused(R"({"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}})",
           "config.json: text_config: hidden_size: is string");
   refused(R"({"model_type": "qwen3_vl", "text_config": {"attn_cap": 3}})", "config.json: text_config: attn_cap: is 3");
