@@ -1,4 +1,5 @@
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
 
@@ -8,6 +9,7 @@
 
 int main(int argc, char** argv) {
   using namespace layerprobe;
+  cli::hold_standard_streams();
   CLI::App app{"Run a model one layer at a time and keep what each layer computed.", "layerprobe"};
   cli::Command chosen;
   cli::add_global_options(app);
@@ -31,6 +33,8 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return static_cast<int>(cli::report(app, error));  // --help is a ParseError, too
   } catch (const Error& error) {
+    return static_cast<int>(cli::report(error));
+  } catch (const std::filesystem::filesystem_error& error) {
     return static_cast<int>(cli::report(error));
   } catch (const std::bad_alloc&) {
     std::cerr << "error: the memory is not enough\n  help: run with a smaller model or input, or on a larger machine\n";

@@ -103,6 +103,7 @@ std::string shortened(std::string_view text) {
 
 std::string number_text(double value) {
   if (value == 0) return "0";
+  if (std::isnan(value)) return "nan";  // printf knows -nan
   if (std::isfinite(value) && std::fabs(value) >= 1000 && std::fabs(value) < 1e6) return formatted("%.0f", value);
   return formatted("%.3g", value);
 }

@@ -73,8 +73,9 @@ ShardFile open_shard(const fs::path& path) {
                   .prompts = reader.prompts(),
                   .rows = reader.rows(),
                   .top_k = reader.top_k().k};
+  const std::string& part = attribute<std::string>(shard, kShard);
   try {
-    shard.shard = parse_shard(attribute<std::string>(shard, kShard));
+    shard.shard = parse_shard(part);
   } catch (const Error& error) {
     throw error.within(path.string());
   }

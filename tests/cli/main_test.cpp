@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -9,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/usage.h"
 #include "tests/support/process.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
@@ -117,6 +121,11 @@ TEST_CASE("an option is taken from the command line, else the file, else the env
 
 TEST_CASE("a file of options that cannot be is refused with its line") {
   const test::TempFolder folder;
+  const auto many = [](const std::string& part, int count) {
+    std::string out;
+    for (int i = 0; i < count; ++i) out += part;
+    return out;
+  };
   for (const auto& [contents, message] : std::vector<std::pair<std::string, std::string>>{
            {"model = \"m\"\ndtpye = \"float32\"\n", "line 2: \"dtpye\" is no option\n  help: did you mean dtype?\n"},
            {"[run]\ngpus = \"8x80GiB\"\n", "line 2: \"gpus\" is no option\n"},
@@ -132,8 +141,10 @@ TEST_CASE("a file of options that cannot be is refused with its line") {
            {"[=]\n", "line 1: is no TOML: "},
            {"[.a]\n", "line 1: is no TOML: "},
            {std::string(300, '['), "line 1: is no TOML: "},
-           {"prompt = " + std::string(300, '['), "line 1: is no TOML: "}}) {
-    CAPTURE(contents);
+           {"prompt = " + std::string(300, '['), "line 1: is no TOML: "},
+           {"\n" + many("a.", 1'000'000) + "b = 1\n", "line 2: has more than 500 dots between words"},
+           {"x = 1\n[ " + many("'a' . ", 500'000) + "b]\n", "line 2: has more than 500 dots between words"}}) {
+    CAPTURE(contents.substr(0, 100));
     const std::string file = folder.write("options.toml", contents).string();
     const test::Finished finished = test::run_layerprobe({"run", "--model", "m", "--prompt", "p", "--config", file});
     CHECK(finished.exit_code == 2);
@@ -214,6 +225,37 @@ TEST_CASE("memory that is not there is told as such, not as a bug") {
   CHECK(finished.err.find("error: the memory is not enough\n  help: ") != std::string::npos);
 }
 #endif
+
+TEST_CASE("a path that the file system refuses is told as such, not as a bug") {
+  const test::TempFolder folder;
+  test::write_tiny_model(folder);
+  const std::string name(300, 'x');
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {"compare", name, name},
+           {"merge", (folder / "merged.h5").string(), name},
+           {"--model", folder.path().string(), "--random-tokens", "1x1", "--output", name},
+           {"--model", folder.path().string(), "--random-tokens", "1x1", "--output", name.substr(50)}}) {
+    const test::Finished finished = test::run_layerprobe(arguments);
+    CHECK(finished.exit_code == 2);
+    CHECK(finished.err.starts_with("error: xxx"));
+    CHECK(finished.err.find(": File name too long\n  help: check the path") != std::string::npos);
+  }
+}
+
+TEST_CASE("standard streams that the caller closed are held, so that no file of the run gets their numbers") {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    for (int descriptor = 0; descriptor <= 2; ++descriptor) ::close(descriptor);
+    cli::hold_standard_streams();
+    char byte = 0;
+    const bool fails = ::read(0, &byte, 1) == -1 && ::write(1, &byte, 1) == -1 && ::write(2, &byte, 1) == -1;
+    ::_exit(fails && ::open("/dev/null", O_RDONLY) > 2 ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
 
 TEST_CASE("what stands in an error cannot steer the terminal") {
   const test::Finished finished = test::run_layerprobe({"inspect", "no\x1b[31m-such.h5"});

@@ -293,6 +293,13 @@ TEST_CASE("a run that stops anywhere is resumed to the same bits, behind the lay
 
   options.input.random_tokens = "9x13:2";
   CHECK_THROWS_WITH_AS(runtime::run(options, {}), doctest::Contains("is of another run: token 0 of prompt 0"), Error);
+
+  options.input.random_tokens = "9x13:1";
+  test::write_tiny_model(bench.model, test::kTinyConfig, [](const std::string& name, std::vector<float>& values) {
+    if (name == "model.layers.2.mlp.up_proj.weight") values[values.size() / 2] += 1;
+  });
+  CHECK_THROWS_WITH_AS(runtime::run(options, {}), doctest::Contains("is of another run: weights_sample_hash is"),
+                       Error);
 }
 
 TEST_CASE("a NaN is reported with the first point, prompt and token that has one") {
@@ -343,7 +350,9 @@ TEST_CASE("what cannot run is one message and leaves no file") {
   refused({"--random-tokens", "1x2", "--capture", "model.layers.0.mpl"}, "did you mean model.layers.0.mlp");
   refused({"--random-tokens", "1x2", "--capture", "lm_head"}, "use --test-type full");
   refused({"--random-tokens", "1x2", "--tokens", "first"}, "--tokens: \"first\"");
-  refused({"--random-tokens", "1x2", "--tokens-per-batch", "0"}, "--tokens-per-batch");
+  refused({"--random-tokens", "3x4", "--tokens", "4:9"}, "--tokens: \"4:9\" keeps no token of any prompt");
+  refused({"--random-tokens", "1x2", "--tokens-per-batch", "0"}, "--tokens-per-batch: \"0\" is no whole number from 1");
+  refused({"--random-tokens", "1x2", "--commit-every", "nan"}, "--commit-every: \"nan\" is no number from 0 on");
   refused({"--random-tokens", "1x2", "--device-map", "cuda:99"}, "error: --device-map: cuda");
   refused({"--random-tokens", "1x2", "--device-map", "gpu"}, "\"gpu\" is no map");
   refused({"--random-tokens", "1x2", "--device-map", "cpu:0,cpu:1", "--replicas", "3"}, "3 replicas");
