@@ -43,6 +43,7 @@ std::size_t width_of(std::string_view text) {
 }
 
 std::string formatted(const char* format, double value) {
+  if (std::isnan(value)) return "nan";  // printf knows -nan
   std::array<char, 64> out{};
   std::snprintf(out.data(), out.size(), format, value);
   return out.data();
@@ -103,7 +104,6 @@ std::string shortened(std::string_view text) {
 
 std::string number_text(double value) {
   if (value == 0) return "0";
-  if (std::isnan(value)) return "nan";  // printf knows -nan
   if (std::isfinite(value) && std::fabs(value) >= 1000 && std::fabs(value) < 1e6) return formatted("%.0f", value);
   return formatted("%.3g", value);
 }

@@ -6,12 +6,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "base/float16.h"
 #include "runtime/session.h"
 #include "store/reader.h"
+#include "tests/store/sample.h"
 #include "tests/support/fetched.h"
 #include "tests/support/places.h"
 #include "tests/support/process.h"
@@ -153,6 +155,16 @@ TEST_CASE("a layer by itself, or a range, gives the bits of the whole run") {
     CHECK(reader.points().size() == names.size());
     for (const std::string& name : names) CHECK(rows_of(reader, name) == rows_of(all, name));
   }
+
+  const std::vector<std::string> again = with(fed, {"--test-type", "multi", "--layers", "1-2", "--resume"});
+  CHECK(bench.run("multi.h5", again).exit_code == 0);
+  const std::vector<std::byte> rows = rows_of(all, "model.layers.0");
+  std::string bytes = test::read_all(bench.file("all.h5"));
+  const std::size_t at = bytes.find(std::string_view(reinterpret_cast<const char*>(rows.data()), 64));
+  REQUIRE(at != std::string::npos);
+  bytes[at] ^= 1;
+  test::write_all(bench.file("all.h5"), bytes);  // other values, and all else the same
+  CHECK(bench.run("multi.h5", again).err.find("is of another run: input is") != std::string::npos);
 }
 
 TEST_CASE("single keeps the block's input, output and every module's output") {
