@@ -6,12 +6,10 @@
 #include "kernels/check.h"
 #include "kernels/dispatch.cuh"
 #include "kernels/pack.cuh"
+#include "kernels/silu.cuh"
 
 namespace layerprobe::kernels {
 namespace {
-
-__device__ float silu(float x) { return x / (1.0f + expf(-x)); }
-__device__ double silu(double x) { return x / (1.0 + exp(-x)); }
 
 template <typename T, bool kAligned>
 __global__ void silu_mul_kernel(SiluMul args) {

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace layerprobe {
 
@@ -40,6 +41,11 @@ class Error : public std::runtime_error {
  private:
   Parts parts_;
 };
+
+/// Of kind `input`.
+inline Error bad_input(std::string where, std::string what, std::string fix) {
+  return Error({.kind = ErrorKind::input, .where = std::move(where), .what = std::move(what), .fix = std::move(fix)});
+}
 
 /// Throws a `bug` error unless `holds`. For promises between our own functions; always on, in every build.
 inline void expect(bool holds, const char* promise) {

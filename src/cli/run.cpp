@@ -89,6 +89,12 @@ Json json_of(const runtime::RunReport& report) {
   out.set("total_seconds", report.total_seconds);
   out.set("waited_seconds", report.waited_seconds);
   out.set("num_waves", report.num_waves);
+  Json chosen_experts;
+  if (report.chosen_experts.num_all > 0) {
+    chosen_experts.set("num_read", report.chosen_experts.num_read);
+    chosen_experts.set("num_all", report.chosen_experts.num_all);
+  }
+  out.set("chosen_experts", chosen_experts);
   Json predicted;
   predicted.set("load_seconds", report.predicted.load_seconds);
   predicted.set("run_seconds", report.predicted.run_seconds);
@@ -217,6 +223,10 @@ void print(const runtime::RunReport& report) {
   if (report.waited_seconds >= 0.05)
     std::cout << "; compute waited " << number_text(report.waited_seconds) << " s for the disk";
   std::cout << "), " << number_text(report.total_seconds) << " s in all\n";
+  if (report.chosen_experts.num_all > 0) {
+    std::cout << "read " << report.chosen_experts.num_read << " of " << counted(report.chosen_experts.num_all, "expert")
+              << ": those that tokens chose\n";
+  }
   print_devices(report);
   if (report.output != "none") {
     std::cout << "wrote " << report.output << ": " << bytes_text(report.captured_bytes + report.resumed_bytes)

@@ -352,6 +352,26 @@ void check(const Ops::ExpertMatMul& args, Dtype weight_dtype) {
   }
 }
 
+void check(const Ops::RunExperts& args) {
+  const std::int64_t width = args.activated.columns;
+  const Dtype dtype = args.x.dtype;
+  check(Ops::GatherRows{.out = args.inputs, .x = args.x, .rows = args.token_of_row});
+  check(Ops::ExpertMatMul{.out = args.gate_up,
+                          .x = args.inputs,
+                          .weight = args.gate_up_proj,
+                          .first_expert = args.first_expert,
+                          .first_rows = args.first_rows},
+        dtype);
+  require(args.gate_up.columns == 2 * width, "run_experts", Named{"gate_up", args.gate_up},
+          Named{"activated", args.activated});
+  check(Ops::ExpertMatMul{.out = args.out,
+                          .x = args.activated,
+                          .weight = args.down_proj,
+                          .first_expert = args.first_expert,
+                          .first_rows = args.first_rows},
+        dtype);
+}
+
 void check(const Ops::CombineExperts& args) {
   constexpr const char* kOperation = "combine_experts";
   const Named out{"out", args.out}, outputs{"expert_outputs", args.expert_outputs};

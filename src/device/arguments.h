@@ -15,6 +15,7 @@ void check(const Ops::RouteTokens& args);
 void check(const Ops::GroupByExpert& args);
 void check(const Ops::GatherRows& args);
 void check(const Ops::ExpertMatMul& args, Dtype weight_dtype);
+void check(const Ops::RunExperts& args);
 void check(const Ops::CombineExperts& args);
 void check(const Ops::Embedding& args);
 void check(const Ops::RmsNorm& args);

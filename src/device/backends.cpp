@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #if LAYERPROBE_CUDA
-#include "device/cuda/cuda_ops.h"
+#include "device/cuda/gpus.h"
 #include "device/cuda/nccl.h"
 #endif
 

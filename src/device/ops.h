@@ -404,6 +404,23 @@ class Ops {
   /// matmul of the rows of each of n experts with its own weight.
   virtual void expert_matmul(const ExpertMatMul& args) = 0;
 
+  struct RunExperts {
+    Tensor out;           // [num_rows, hidden_size]; overlaps no input
+    Tensor x;             // [num_tokens, hidden_size]
+    Tensor token_of_row;  // [num_rows, 1], i32, each a row of x
+    const ExpertWeights& gate_up_proj;
+    const ExpertWeights& down_proj;
+    std::int64_t first_expert;
+    std::span<const std::int64_t> first_rows;  // as in ExpertMatMul
+    // Memory for what is between; what is left there is unspecified.
+    Tensor inputs;     // [num_rows, hidden_size]
+    Tensor gate_up;    // [num_rows, 2 * moe_intermediate_size]
+    Tensor activated;  // [num_rows, moe_intermediate_size]
+  };
+  /// The MLP of each of n experts on the rows of its tokens, to the bit what gather_rows, expert_matmul, silu_mul and
+  /// expert_matmul make of them: in fewer passes where a device gains by it.
+  virtual void run_experts(const RunExperts& args);
+
   struct CombineExperts {
     Tensor out;             // [num_tokens, hidden_size]; overlaps no input
     Tensor expert_outputs;  // [num_tokens * num_experts_per_tok, hidden_size]

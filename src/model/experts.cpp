@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -22,6 +24,43 @@ std::size_t end_of_group(std::span<const std::int64_t> first_rows, std::size_t f
   std::size_t end = first + 1;
   while (end + 1 < first_rows.size() && first_rows[end + 1] - first_rows[first] <= most_rows) ++end;
   return end;
+}
+
+/// Brings those that have rows, and leaves of `first_rows` theirs.
+Experts bring_chosen(const LayerWeights& weights, std::vector<std::int64_t>& first_rows) {
+  std::vector<std::int64_t> chosen;
+  for (std::size_t expert = 0; expert + 1 < first_rows.size(); ++expert) {
+    if (first_rows[expert + 1] > first_rows[expert]) chosen.push_back(static_cast<std::int64_t>(expert));
+  }
+  first_rows.erase(std::unique(first_rows.begin(), first_rows.end()), first_rows.end());
+  return weights.bring_experts(chosen);
+}
+
+/// a.normed in, a.expert_outputs out. `all_first_rows` is what group_by_expert gave.
+void multiply_experts(const ExpertsConfig& config, const LayerWeights& weights,
+                      std::vector<std::int64_t> all_first_rows, device::Ops& ops, const LayerValues& a) {
+  Experts brought;
+  if (weights.bring_experts) brought = bring_chosen(weights, all_first_rows);
+  const Experts& experts = weights.bring_experts ? brought : weights.experts;
+  // No expert has more rows than there are tokens.
+  const std::int64_t most_rows = a.expert_inputs.rows;
+  const std::int64_t width = config.moe_intermediate_size;
+  const std::size_t num_experts = all_first_rows.size() - 1;
+  for (std::size_t first = 0, end = 0; first < num_experts; first = end) {
+    end = end_of_group(all_first_rows, first, most_rows);
+    const std::span<const std::int64_t> first_rows = std::span(all_first_rows).subspan(first, end - first + 1);
+    const std::int64_t rows = first_rows.back() - first_rows.front();
+    ops.run_experts({.out = a.expert_outputs.row_slice(first_rows.front(), rows),
+                     .x = a.normed,
+                     .token_of_row = a.token_of_row.row_slice(first_rows.front(), rows),
+                     .gate_up_proj = *experts.gate_up_proj,
+                     .down_proj = *experts.down_proj,
+                     .first_expert = static_cast<std::int64_t>(first),
+                     .first_rows = first_rows,
+                     .inputs = a.expert_inputs.row_slice(0, rows),
+                     .gate_up = a.gate_up.row_slice(0, rows).column_slice(0, 2 * width),
+                     .activated = a.activated.row_slice(0, rows).column_slice(0, width)});
+  }
 }
 
 }  // namespace
@@ -53,30 +92,7 @@ void forward_experts(const ExpertsConfig& config, const LayerWeights& weights, d
                        .token_of_row = a.token_of_row,
                        .topk_indices = a.topk_indices,
                        .first_rows = all_first_rows});
-  // No expert has more rows than there are tokens.
-  const std::int64_t most_rows = a.expert_inputs.rows;
-  const std::int64_t width = config.moe_intermediate_size;
-  const auto num_experts = static_cast<std::size_t>(config.num_experts);
-  for (std::size_t first = 0, end = 0; first < num_experts; first = end) {
-    end = end_of_group(all_first_rows, first, most_rows);
-    const std::span<const std::int64_t> first_rows = std::span(all_first_rows).subspan(first, end - first + 1);
-    const std::int64_t rows = first_rows.back() - first_rows.front();
-    const device::Tensor inputs = a.expert_inputs.row_slice(0, rows);
-    const device::Tensor gate_up = a.gate_up.row_slice(0, rows).column_slice(0, 2 * width);
-    const device::Tensor activated = a.activated.row_slice(0, rows).column_slice(0, width);
-    ops.gather_rows({.out = inputs, .x = a.normed, .rows = a.token_of_row.row_slice(first_rows.front(), rows)});
-    ops.expert_matmul({.out = gate_up,
-                       .x = inputs,
-                       .weight = *weights.experts_gate_up_proj,
-                       .first_expert = static_cast<std::int64_t>(first),
-                       .first_rows = first_rows});
-    ops.silu_mul({.out = activated, .gate = gate_up.column_slice(0, width), .up = gate_up.column_slice(width, width)});
-    ops.expert_matmul({.out = a.expert_outputs.row_slice(first_rows.front(), rows),
-                       .x = activated,
-                       .weight = *weights.experts_down_proj,
-                       .first_expert = static_cast<std::int64_t>(first),
-                       .first_rows = first_rows});
-  }
+  multiply_experts(config, weights, std::move(all_first_rows), ops, a);
   ops.combine_experts({.out = a.block_output,
                        .expert_outputs = a.expert_outputs,
                        .row_of_choice = a.row_of_choice,

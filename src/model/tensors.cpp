@@ -1,6 +1,7 @@
 #include "model/tensors.h"
 
 #include <algorithm>
+#include <iterator>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -18,23 +19,10 @@ std::string experts_module(const ModelConfig& config, std::int64_t layer) {
   return name;
 }
 
-void add_experts(const ModelConfig& config, std::int64_t layer, std::vector<ExpectedTensor>& out) {
+void add_router(const ModelConfig& config, std::int64_t layer, std::vector<ExpectedTensor>& out) {
   const ExpertsConfig& experts = *config.experts;
   out.push_back({router_name(config, layer), {experts.num_experts, config.hidden_size}});
   if (experts.router.has_selection_bias) out.push_back({selection_bias_name(config, layer), {experts.num_experts}});
-  if (experts.names.fused) {
-    FusedExpertTensors fused = fused_experts(config, layer);
-    out.push_back(std::move(fused.gate_up_proj));
-    out.push_back(std::move(fused.down_proj));
-    return;
-  }
-  out.reserve(out.size() + static_cast<std::size_t>(3 * experts.num_experts));
-  for (std::int64_t expert = 0; expert < experts.num_experts; ++expert) {
-    const ExpertTensorNames names = expert_names(config, layer, expert);
-    out.push_back({names.gate_proj, {experts.moe_intermediate_size, config.hidden_size}});
-    out.push_back({names.up_proj, {experts.moe_intermediate_size, config.hidden_size}});
-    out.push_back({names.down_proj, {config.hidden_size, experts.moe_intermediate_size}});
-  }
 }
 
 /// Is the tensor of a layer behind the last that predicts further tokens (multi-token prediction)?
@@ -121,6 +109,23 @@ std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype) {
   return bytes;
 }
 
+std::vector<ExpectedTensor> expert_tensors(const ModelConfig& config, std::int64_t layer) {
+  const ExpertsConfig& experts = *config.experts;
+  if (experts.names.fused) {
+    FusedExpertTensors fused = fused_experts(config, layer);
+    return {std::move(fused.gate_up_proj), std::move(fused.down_proj)};
+  }
+  std::vector<ExpectedTensor> out;
+  out.reserve(static_cast<std::size_t>(3 * experts.num_experts));
+  for (std::int64_t expert = 0; expert < experts.num_experts; ++expert) {
+    const ExpertTensorNames names = expert_names(config, layer, expert);
+    out.push_back({names.gate_proj, {experts.moe_intermediate_size, config.hidden_size}});
+    out.push_back({names.up_proj, {experts.moe_intermediate_size, config.hidden_size}});
+    out.push_back({names.down_proj, {config.hidden_size, experts.moe_intermediate_size}});
+  }
+  return out;
+}
+
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer) {
   const std::string prefix = layer_module(layer) + ".";
   const std::int64_t hidden = config.hidden_size;
@@ -156,7 +161,8 @@ std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_
   linear("self_attn.o_proj", hidden, config.attention_size(), config.o_bias);
   out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
   if (config.has_experts(layer)) {
-    add_experts(config, layer, out);
+    add_router(config, layer, out);
+    std::ranges::move(expert_tensors(config, layer), std::back_inserter(out));
     const std::int64_t shared = config.experts->shared_intermediate_size;
     if (shared == 0) return out;
     linear("mlp.shared_experts.gate_proj", shared, hidden, false);

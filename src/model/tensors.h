@@ -24,7 +24,9 @@ std::uint64_t bytes_of(const ExpectedTensor& tensor, Dtype dtype);
 
 /// Those of one layer, without those of the others.
 std::vector<ExpectedTensor> layer_tensors(const ModelConfig& config, std::int64_t layer);
-/// Of a layer with experts: the router's weight, its bias where it has one, and an expert's matrices.
+/// Of a layer with experts: the matrices of all of them; the router's weight, its bias where it has one, and an
+/// expert's matrices.
+std::vector<ExpectedTensor> expert_tensors(const ModelConfig& config, std::int64_t layer);
 std::string router_name(const ModelConfig& config, std::int64_t layer);
 std::string selection_bias_name(const ModelConfig& config, std::int64_t layer);
 struct ExpertTensorNames {

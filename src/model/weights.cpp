@@ -1,7 +1,9 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <numeric>
 #include <span>
+#include <vector>
 
 #include "base/error.h"
 #include "base/float16.h"
@@ -114,7 +116,7 @@ std::unique_ptr<device::MatMulWeight> WeightLoader::stacked(std::initializer_lis
   return ops_.matmul_weight(parts);
 }
 
-LayerWeights WeightLoader::layer(std::int64_t layer) {
+LayerWeights WeightLoader::layer(std::int64_t layer, bool with_experts) {
   const std::string prefix = text("model.layers.", layer, ".");
   const std::string attn = prefix + "self_attn.";
   const std::string mlp = prefix + "mlp.";
@@ -134,7 +136,12 @@ LayerWeights WeightLoader::layer(std::int64_t layer) {
   out.o_proj = stacked({{attn + "o_proj", config_.o_bias}});
   out.post_attention_layernorm = tensor(prefix + "post_attention_layernorm.weight");
   if (config_.has_experts(layer)) {
-    load_experts(layer, out);
+    load_router(layer, out);
+    if (with_experts) {
+      std::vector<std::int64_t> all(static_cast<std::size_t>(config_.experts->num_experts));
+      std::iota(all.begin(), all.end(), 0);
+      out.experts = experts(layer, all);
+    }
     if (config_.experts->shared_intermediate_size == 0) return out;
     const std::string shared = mlp + "shared_experts.";
     out.gate_up_proj = stacked({{shared + "gate_proj", false}, {shared + "up_proj", false}});
@@ -159,15 +166,18 @@ void WeightLoader::load_latent_attention(const std::string& attn, LayerWeights& 
   out.kv_b_proj = stacked({{attn + "kv_b_proj", false}});
 }
 
-void WeightLoader::load_experts(std::int64_t layer, LayerWeights& out) {
+void WeightLoader::load_router(std::int64_t layer, LayerWeights& out) {
   device::StoredValues router = stored(router_name(config_, layer));
   if (config_.experts->router.rounds_gate) router = rounded(std::move(router), dtype_);
   out.router = ops_.matmul_weight({.dtype = config_.experts->router.dtype(dtype_), .weights = {router}});
   if (config_.experts->router.has_selection_bias) {
     out.selection_bias = selection_bias(selection_bias_name(config_, layer));
   }
+}
+
+Experts WeightLoader::experts(std::int64_t layer, std::span<const std::int64_t> chosen) {
   device::Ops::ExpertWeightsParts gate_up{.dtype = dtype_, .experts = {}}, down = gate_up;
-  for (std::int64_t expert = 0; expert < config_.experts->num_experts; ++expert) {
+  for (const std::int64_t expert : chosen) {
     if (config_.experts->names.fused) {
       const FusedExpertTensors fused = fused_experts(config_, layer);
       gate_up.experts.push_back({of_expert(fused.gate_up_proj, expert)});
@@ -178,8 +188,10 @@ void WeightLoader::load_experts(std::int64_t layer, LayerWeights& out) {
     gate_up.experts.push_back({stored(names.gate_proj), stored(names.up_proj)});
     down.experts.push_back({stored(names.down_proj)});
   }
-  out.experts_gate_up_proj = ops_.expert_weights(gate_up);
-  out.experts_down_proj = ops_.expert_weights(down);
+  Experts out;
+  out.gate_up_proj = ops_.expert_weights(gate_up);
+  out.down_proj = ops_.expert_weights(down);
+  return out;
 }
 
 device::StoredValues WeightLoader::of_expert(const ExpectedTensor& all, std::int64_t expert) const {
@@ -256,9 +268,11 @@ std::uint64_t WeightLoader::stored_bytes(const std::string& name) const {
   return info->bytes + (scales == nullptr ? 0 : scales->bytes);
 }
 
-std::uint64_t WeightLoader::layer_bytes(std::int64_t layer) const {
+std::uint64_t WeightLoader::layer_bytes(std::int64_t layer, bool with_experts) const {
   std::uint64_t bytes = 0;
   for (const ExpectedTensor& tensor : layer_tensors(config_, layer)) bytes += stored_bytes(tensor.name);
+  if (with_experts || !config_.has_experts(layer)) return bytes;
+  for (const ExpectedTensor& tensor : expert_tensors(config_, layer)) bytes -= stored_bytes(tensor.name);
   return bytes;
 }
 std::uint64_t WeightLoader::embedding_bytes() const { return stored_bytes(embedding_tensor(config_).name); }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "device/ops.h"
@@ -16,6 +17,12 @@ namespace layerprobe::model {
 struct OwnedTensor {
   device::Buffer buffer;
   device::Tensor tensor;
+};
+
+/// Experts of one layer: all, or some of them, by rising number.
+struct Experts {
+  std::unique_ptr<device::ExpertWeights> gate_up_proj;  // gate_proj, up_proj stacked
+  std::unique_ptr<device::ExpertWeights> down_proj;
 };
 
 /// The weights of one decoder layer on one device, in the run's dtype.
@@ -32,10 +39,11 @@ struct LayerWeights {
   std::unique_ptr<device::MatMulWeight> gate_up_proj;  // gate_proj, up_proj stacked
   std::unique_ptr<device::MatMulWeight> down_proj;
   // In a layer with experts the last two are those of mlp.shared_experts, or nothing, and beside them are:
-  std::unique_ptr<device::MatMulWeight> router;                 // mlp.gate
-  OwnedTensor selection_bias;                                   // [1, num_experts], f32 (f64); or without data
-  std::unique_ptr<device::ExpertWeights> experts_gate_up_proj;  // gate_proj, up_proj stacked
-  std::unique_ptr<device::ExpertWeights> experts_down_proj;
+  std::unique_ptr<device::MatMulWeight> router;  // mlp.gate
+  OwnedTensor selection_bias;                    // [1, num_experts], f32 (f64); or without data
+  Experts experts;                               // all; or nothing, and then:
+  /// Brings those of the layer that tokens chose, at least one.
+  std::function<Experts(std::span<const std::int64_t> chosen)> bring_experts;
 };
 
 /// Brings a checkpoint's tensors to a device, converted to one dtype. What is queued is there after start() and
@@ -48,7 +56,8 @@ class WeightLoader {
                std::function<void(std::uint64_t bytes)> read);
 
   /// Each queues.
-  LayerWeights layer(std::int64_t layer);
+  LayerWeights layer(std::int64_t layer, bool with_experts = true);
+  Experts experts(std::int64_t layer, std::span<const std::int64_t> chosen);
   OwnedTensor embedding();                          // [vocab_size, hidden_size]
   OwnedTensor norm();                               // [1, hidden_size]
   std::unique_ptr<device::MatMulWeight> lm_head();  // throws Error(input) when the checkpoint has none
@@ -62,7 +71,7 @@ class WeightLoader {
     return model::loaded_bytes(tensor, checkpoint_, dtype_, ops_.keeps_fp8());
   }
   /// What layer(), embedding(), ... will read, in the checkpoint's own bytes.
-  std::uint64_t layer_bytes(std::int64_t layer) const;
+  std::uint64_t layer_bytes(std::int64_t layer, bool with_experts = true) const;
   std::uint64_t embedding_bytes() const;
   std::uint64_t norm_bytes() const;
   std::uint64_t lm_head_bytes() const;
@@ -78,7 +87,7 @@ class WeightLoader {
   };
   std::unique_ptr<device::MatMulWeight> stacked(std::initializer_list<Linear> linears);
   void load_latent_attention(const std::string& attn, LayerWeights& out);
-  void load_experts(std::int64_t layer, LayerWeights& out);
+  void load_router(std::int64_t layer, LayerWeights& out);
   /// The matrix of one expert, of the tensor that has those of all.
   device::StoredValues of_expert(const ExpectedTensor& all, std::int64_t expert) const;
   OwnedTensor selection_bias(const std::string& name);

@@ -78,7 +78,8 @@ DeviceRun::DeviceRun(Shared& shared, device::Ops& ops, const store::Layout& layo
       forward_(shared.prepared.config, shared.prepared.plan, shared.prepared.prompts, ops, recorder_, shared.rank),
       loader_(shared.prepared.config, shared.prepared.checkpoint, shared.prepared.plan.dtype, ops,
               [this](std::uint64_t bytes) {
-                if (is_loading_ || shared_.stages.layers_apart) return shared_.telling.loaded(bytes);
+                const bool is_awaited = is_loading_ || (shared_.stages.layers_apart && !is_bringing_experts_);
+                if (is_awaited) return shared_.telling.loaded(bytes);
                 shared_.telling.stop_if_asked();
               }),
       busy_(ops.stopwatch()),
@@ -103,7 +104,8 @@ std::uint64_t DeviceRun::load_bytes() const {
     for (std::size_t i = stage.begin; i < stage.end; ++i) {
       const RunModule& module = shared_.stages.modules[i];
       if (is_streamed(i) && !shared_.stages.layers_apart) continue;
-      bytes += module.kind == RunModule::Kind::layer       ? loader_.layer_bytes(module.layer)
+      const bool with_experts = !options_.brings_chosen || !is_streamed(i);
+      bytes += module.kind == RunModule::Kind::layer       ? loader_.layer_bytes(module.layer, with_experts)
                : module.kind == RunModule::Kind::embedding ? loader_.embedding_bytes()
                : module.kind == RunModule::Kind::norm      ? loader_.norm_bytes()
                                                            : loader_.lm_head_bytes();
@@ -368,10 +370,32 @@ void DeviceRun::start_loading(std::size_t module) {
   coming_.reset();
   coming_.emplace();
   coming_->module = module;
+  const RunModule& what = shared_.stages.modules[module];
   named(module, [&] {
-    coming_->weights = forward_.load(loader_, shared_.stages.modules[module]);
+    coming_->weights = forward_.load(loader_, what, /*with_experts=*/!options_.brings_chosen);
     coming_->loads = loader_.start();
   });
+  if (!options_.brings_chosen || what.kind != RunModule::Kind::layer) return;
+  if (!shared_.prepared.config.has_experts(what.layer)) return;
+  coming_->weights.layer.bring_experts = [this, module](std::span<const std::int64_t> chosen) {
+    return bring_experts(module, chosen);
+  };
+}
+
+/// In the midst of its layer, which waits.
+model::Experts DeviceRun::bring_experts(std::size_t module, std::span<const std::int64_t> chosen) {
+  model::Experts experts;
+  busy_->stop();
+  is_bringing_experts_ = true;
+  wait_for("weights", shared_.stages.layers_apart ? load_seconds_ : weights_seconds_, [&] {
+    experts = loader_.experts(shared_.stages.modules[module].layer, chosen);
+    loader_.finish(*loader_.start());
+  });
+  is_bringing_experts_ = false;
+  busy_->start();
+  chosen_experts_.num_read += static_cast<std::int64_t>(chosen.size());
+  chosen_experts_.num_all += shared_.prepared.config.experts->num_experts;
+  return experts;
 }
 
 std::optional<std::size_t> DeviceRun::streamed_after(std::size_t module, std::size_t wave) const {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -84,6 +85,7 @@ class DeviceRun {
     std::int64_t max_tokens = 0;     // of a task
     std::size_t ring_bytes = 0;      // as Recorder has it
     DeviceRun* donor = nullptr;      // of another replica: has the same weights, and a proven way to this device
+    bool brings_chosen = false;      // of the experts of a streamed layer, those that a micro-batch's tokens choose
   };
   DeviceRun(Shared& shared, device::Ops& ops, const store::Layout& layout, capture::Gathering& gathering,
             Options options);
@@ -102,6 +104,8 @@ class DeviceRun {
   std::uint64_t recorded_bytes() const { return recorder_.recorded_bytes(); }
   double load_seconds() const { return load_seconds_; }
   double waited_seconds() const { return recorder_.waited_seconds(); }
+  /// Experts that were brought as tokens chose them, and those that could have been.
+  RunReport::Experts chosen_experts() const { return chosen_experts_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -127,6 +131,7 @@ class DeviceRun {
   template <typename Work>
   void named(std::size_t module, Work&& work);
   void start_loading(std::size_t module);
+  model::Experts bring_experts(std::size_t module, std::span<const std::int64_t> chosen);
   std::optional<std::size_t> streamed_after(std::size_t module, std::size_t wave) const;
 
   /// Where the state of the wave's task `at` is to be put, when it is at `in` now.
@@ -152,6 +157,8 @@ class DeviceRun {
   std::vector<std::size_t> streamed_;   // modules, rising
   std::optional<Streamed> current_, coming_;
   bool is_loading_ = true;
+  bool is_bringing_experts_ = false;
+  RunReport::Experts chosen_experts_;
   bool has_loaded_ = false;   // under the hub's lock
   std::string weights_from_;  // the donor's name, where they came from there
 

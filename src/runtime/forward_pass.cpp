@@ -74,14 +74,14 @@ ForwardPass::ForwardPass(const model::ModelConfig& config, const plan::Plan& pla
   }
 }
 
-ModuleWeights ForwardPass::load(model::WeightLoader& loader, const RunModule& module) {
+ModuleWeights ForwardPass::load(model::WeightLoader& loader, const RunModule& module, bool with_experts) {
   ModuleWeights out;
   switch (module.kind) {
     case RunModule::Kind::embedding:
       out.tensor = loader.embedding();
       break;
     case RunModule::Kind::layer:
-      out.layer = loader.layer(module.layer);
+      out.layer = loader.layer(module.layer, with_experts);
       break;
     case RunModule::Kind::norm:
       out.tensor = loader.norm();

@@ -40,7 +40,7 @@ class ForwardPass {
               capture::Recorder& recorder, std::function<void(std::int64_t row, const TopK&)> rank);
 
   /// Queues the loading.
-  ModuleWeights load(model::WeightLoader& loader, const RunModule& module);
+  ModuleWeights load(model::WeightLoader& loader, const RunModule& module, bool with_experts = true);
   /// What the device needs for that, in bytes.
   std::size_t weights_bytes(const model::WeightLoader& loader, const RunModule& module) const;
 

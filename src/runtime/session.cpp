@@ -250,6 +250,8 @@ class Session {
     report.run_seconds = seconds - report.load_seconds;
     report.num_waves = stages_.streams ? static_cast<std::int64_t>(stages_.waves.size()) : 0;
     for (const auto& run : runs_) {
+      report.chosen_experts.num_read += run->chosen_experts().num_read;
+      report.chosen_experts.num_all += run->chosen_experts().num_all;
       report.waited_seconds = std::max(report.waited_seconds, run->waited_seconds());
       report.captured_bytes += run->recorded_bytes();
       report.devices.push_back(run->report(report.run_seconds));
@@ -281,16 +283,24 @@ class Session {
           replica == 0 || stages_.layers_apart ? nullptr : runs_[runs_.size() % num_of_first].get();
       runs_.push_back(std::make_unique<DeviceRun>(
           shared_, device(replica, i), layout_, gathering_,
-          DeviceRun::Options{
-              .modules =
-                  text(row.modules, has_both ? "; " : "", row.streamed.empty() ? "" : text("streamed ", row.streamed)),
-              .replica = replica,
-              .stages = std::move(ends[i]),
-              .states_bytes = states_bytes(row),
-              .max_tokens = largest_batch(prepared_),
-              .ring_bytes = options_.pinned_memory_bytes,
-              .donor = donor != nullptr && is_proven(donor->ops(), device(replica, i)) ? donor : nullptr}));
+          DeviceRun::Options{.modules = text(row.modules, has_both ? "; " : "",
+                                             row.streamed.empty() ? "" : text("streamed ", row.streamed)),
+                             .replica = replica,
+                             .stages = std::move(ends[i]),
+                             .states_bytes = states_bytes(row),
+                             .max_tokens = largest_batch(prepared_),
+                             .ring_bytes = options_.pinned_memory_bytes,
+                             .donor = donor != nullptr && is_proven(donor->ops(), device(replica, i)) ? donor : nullptr,
+                             .brings_chosen = brings_chosen_experts()}));
     }
+  }
+
+  /// A few tokens, one micro-batch of them, choose few of a layer's experts; then it pays to wait until they are known.
+  /// Not where FP8 is multiplied: whether it is depends on all of a layer's experts.
+  bool brings_chosen_experts() const {
+    const auto& experts = prepared_.config.experts;
+    return experts && stages_.largest_wave() == 1 && options_.fp8_math == Fp8Math::dequantize &&
+           largest_batch(prepared_) * experts->num_experts_per_tok <= experts->num_experts;
   }
 
   /// What of the device is left for states of a wave, once everything else has its room.

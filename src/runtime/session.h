@@ -132,6 +132,10 @@ struct RunReport {
   };
   std::vector<Transfer> transfers;
   std::int64_t num_waves = 0;  // times that streamed weights were read; 0: all are resident
+  struct Experts {
+    std::int64_t num_read = 0, num_all = 0;
+  };
+  Experts chosen_experts;  // of layers of which those that some token chose were read; 0 of 0: all were
   struct Predicted {
     double load_seconds = 0;
     double run_seconds = 0;

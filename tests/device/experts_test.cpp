@@ -450,6 +450,65 @@ TEST_CASE("FP8 times FP8 agrees with the f64 formula where a device multiplies i
   }
 }
 
+TEST_CASE("run_experts is what its parts make, to the bit, whether or not FP8 is multiplied") {
+  struct Case {
+    std::int64_t hidden, width, num_rows, room;
+  };
+  for (const bool multiplies_fp8 : {false, true}) {
+    for (const auto& ops : test::devices()) {
+      if (multiplies_fp8 && !ops->multiply_fp8()) continue;
+      for (const Dtype dtype : {Dtype::bf16, Dtype::f16, Dtype::f32}) {
+        if (multiplies_fp8 && dtype == Dtype::f32) continue;
+        // Aligned, with room for padded rows and without; rows that are no whole 16 bytes.
+        for (const Case& c :
+             {Case{256, 128, 71, 0}, Case{256, 144, 300, 0}, Case{256, 144, 300, 3}, Case{208, 20, 71, 0}}) {
+          CAPTURE(ops->code_path());
+          CAPTURE(name_of(dtype));
+          CAPTURE(c.hidden);
+          CAPTURE(c.num_rows);
+          test::StoredFile file;
+          device::Ops::ExpertWeightsParts gate_up{.dtype = dtype, .experts = {}}, down = gate_up;
+          for (std::uint64_t expert = 0; expert < 5; ++expert) {
+            const std::uint64_t seed = 10 * expert;
+            gate_up.experts.push_back(
+                {file.add_fp8(c.width, c.hidden, 128, 128, seed), file.add_fp8(c.width, c.hidden, 128, 128, seed + 1)});
+            down.experts.push_back({file.add_fp8(c.hidden, c.width, 128, 128, seed + 2)});
+          }
+          if (multiplies_fp8 && c.width % 16 != 0) continue;  // cuBLASLt multiplies none
+          const auto gate_up_proj = ops->expert_weights(gate_up), down_proj = ops->expert_weights(down);
+          ops->finish_loads([](std::uint64_t) {});
+          const test::OnDevice x(*ops, test::random(23, c.hidden, dtype, 7, 1e-3));  // so that f16 does not overflow
+          Values tokens = {.rows = c.num_rows, .columns = 1, .dtype = Dtype::i32};
+          for (std::int64_t row = 0; row < c.num_rows; ++row) tokens.data.push_back(static_cast<double>(row * 5 % 23));
+          const test::OnDevice token_of_row(*ops, tokens);
+          const std::vector<std::int64_t> first_rows = {3, 7, 7, 3 + c.num_rows - 17, 3 + c.num_rows};  // from expert 1
+          const auto result_of = [&](auto&& run) {
+            const test::OnDevice out(*ops, test::nans(c.num_rows, c.hidden, dtype));
+            const test::OnDevice inputs(*ops, test::nans(c.num_rows, c.hidden, dtype), c.room);
+            const test::OnDevice between(*ops, test::nans(c.num_rows, 2 * c.width, dtype));
+            const test::OnDevice activated(*ops, test::nans(c.num_rows, c.width, dtype), c.room);
+            run({.out = out.tensor(),
+                 .x = x.tensor(),
+                 .token_of_row = token_of_row.tensor(),
+                 .gate_up_proj = *gate_up_proj,
+                 .down_proj = *down_proj,
+                 .first_expert = 1,
+                 .first_rows = first_rows,
+                 .inputs = inputs.tensor(),
+                 .gate_up = between.tensor(),
+                 .activated = activated.tensor()});
+            return out.values();
+          };
+          using RunExperts = device::Ops::RunExperts;
+          const Values whole = result_of([&](const RunExperts& args) { ops->run_experts(args); });
+          CHECK(whole == result_of([&](const RunExperts& args) { ops->Ops::run_experts(args); }));
+          CHECK(std::ranges::none_of(whole.data, [](double value) { return std::isnan(value); }));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("expand gives the numbers as they are") {
   for (const auto& ops : test::devices()) {
     for (const Dtype dtype : {Dtype::f16, Dtype::bf16}) {

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "runtime/session.h"
+#include "tests/support/places.h"
 #include "tests/support/same_capture.h"
 #include "tests/support/tiny_model.h"
 
@@ -76,6 +77,17 @@ const std::vector<Where> kPlaces = {
       "lm_head": "disk"})"},
     {R"({"": "cpu:1", "model.embed_tokens": "cpu:0", "model.norm": "cpu:0"})"},
 };
+
+/// Of the layers from `first_layer` on, the experts that some token of the file's chose.
+std::int64_t num_chosen(const std::filesystem::path& file, std::int64_t first_layer) {
+  const store::Reader reader(file);
+  std::int64_t count = 0;
+  for (std::size_t point = 0; point < reader.points().size(); ++point) {
+    if (layer_of(reader.points()[point].point.name) < first_layer) continue;
+    for (const std::int64_t tokens : reader.expert_counts(point)) count += tokens > 0;
+  }
+  return count;
+}
 
 }  // namespace
 
@@ -264,6 +276,36 @@ TEST_CASE("states of a wave that a device has no room for wait in the host's mem
   REQUIRE(report.devices.size() == 1);
   CHECK(report.devices[0].most_bytes <= 700'000);  // states of all 60 prompts are 460 kB, activations and layers 500
   test::check_same_capture(bench.file("one.h5"), bench.file("other.h5"));
+}
+
+TEST_CASE("experts of a streamed layer that no token of a few chose are not read, and the file is the same") {
+  const test::TempFolder out(test::memory_folder());
+  const std::string parity = (test::root_folder() / "tests/data/parity").string() + "/";
+  for (const char* model : {"minimax-m2-fp8", "mixtral-gqa", "deepseek-v3", "qwen3-vl-moe"}) {
+    CAPTURE(model);
+    runtime::RunOptions options;
+    options.model = parity + model;
+    options.input.random_tokens = "1x2:3";
+    options.request.capture = {"**"};
+    options.device_map = "cpu";
+    options.output = (out.path() / (std::string(model) + ".h5")).string();
+    const runtime::RunReport resident = runtime::run(options, {});
+    CHECK(resident.chosen_experts.num_all == 0);
+    const std::string file = std::exchange(options.output, (out.path() / "streamed.h5").string());
+    options.if_exists = store::Writer::IfExists::overwrite;
+    const std::vector<std::pair<const char*, std::int64_t>> maps = {{R"({"": "disk"})", 0},
+                                                                    {R"({"": "disk", "model.layers.0": "cpu:0"})", 1}};
+    for (const auto& [device_map, first_streamed] : maps) {
+      CAPTURE(device_map);
+      options.device_map = device_map;
+      const runtime::RunReport streamed = runtime::run(options, {});
+      test::check_same_capture(file, options.output);
+      CHECK(streamed.chosen_experts.num_read == num_chosen(file, first_streamed));
+      CHECK(streamed.chosen_experts.num_read < streamed.chosen_experts.num_all);
+    }
+    options.input.random_tokens = "1x60:3";  // who choose as good as all: read while the layer before computes
+    CHECK(runtime::run(options, {}).chosen_experts.num_all == 0);
+  }
 }
 
 TEST_CASE("every device says what it did and what was predicted") {

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "device/cuda/quantized_rows.h"
 #include "kernels/check.h"
 #include "kernels/trial.h"
 
@@ -70,6 +71,7 @@ class Trial {
         product_(product),
         in_(padded_features(shape.in_features)),
         out_(padded_features(shape.out_features)),
+        dtype_(shape.dtype),
         element_(static_cast<std::int64_t>(size_of(shape.dtype))),
         num_tokens_(size_of(shape.dtype) == 2 ? kTrialTokens : kLeastTrialTokens) {
     while (num_tokens_ > kLeastTrialTokens && num_tokens_ * std::max(in_, out_) * element_ > kTrialBytes) {
@@ -85,6 +87,7 @@ class Trial {
       factors_ = random_matrix(1, factors * static_cast<std::int64_t>(sizeof(float)) / element_, shape.dtype, 5);
       kernels::random_values(factors_.data(), factors, Dtype::f32, 5, context.stream());
       scratch_ = context.allocate(product.scratch_bytes(num_tokens_));
+      all_quantized_.emplace(quantized(0, num_tokens_));
     }
     workspace_ = context.allocate(Product::kWorkspaceBytes);
     differs_ = context.allocate(sizeof(int));
@@ -139,20 +142,36 @@ class Trial {
   }
 
   void multiply(const Algorithm& algorithm, std::int64_t first, std::int64_t count, const Buffer& out) {
-    product_.run({.out = {out.data(), out_},
-                  .x = {static_cast<std::byte*>(x_.data()) + first * in_ * element_, in_},
-                  .weight = weight_.data(),
-                  .bias = bias_.data(),
-                  .num_tokens = count,
-                  .weight_factors = static_cast<const float*>(factors_.data()),
-                  .scratch = scratch_.data()},
-                 algorithm, workspace_.data(), context_.stream());
+    Product::Arguments args{
+        .out = {out.data(), out_}, .x = x(first), .weight = weight_.data(), .bias = bias_.data(), .num_tokens = count};
+    std::optional<QuantizedRows> some_quantized;
+    if (all_quantized_) {
+      if (count != num_tokens_) some_quantized.emplace(quantized(first, count));
+      const QuantizedRows& rows = some_quantized ? *some_quantized : *all_quantized_;
+      args.x = {rows.values(0), 0};
+      args.x_factors = rows.factors(0);
+      args.weight_factors = static_cast<const float*>(factors_.data());
+      args.scratch = scratch_.data();
+    }
+    product_.run(args, algorithm, workspace_.data(), context_.stream());
+  }
+
+  kernels::Matrix x(std::int64_t first) const {
+    return {static_cast<std::byte*>(x_.data()) + first * in_ * element_, in_};
+  }
+
+  QuantizedRows quantized(std::int64_t first, std::int64_t count) const {
+    const std::array<std::int64_t, 2> rows = {0, count};
+    return {context_, {.x = x(first), .columns = in_, .dtype = dtype_}, rows};
   }
 
   Context& context_;
   Product& product_;
-  std::int64_t in_, out_, element_, num_tokens_;
+  std::int64_t in_, out_;
+  Dtype dtype_;
+  std::int64_t element_, num_tokens_;
   Buffer weight_, x_, all_, some_, bias_, factors_, scratch_, workspace_, differs_;
+  std::optional<QuantizedRows> all_quantized_;  // x, where FP8 is multiplied
   Event begin_, end_;
 };
 

@@ -1,8 +1,12 @@
 #pragma once
 
 #include "device/cuda/context.h"
+#include "kernels/matrix.h"
 
 namespace layerprobe::device::cuda {
+
+/// As kernels take it.
+inline kernels::Matrix matrix_of(const Tensor& tensor) { return {tensor.data, tensor.row_stride}; }
 
 /// A tensor as kernels for products and attention want it: rows at multiples of 16 bytes, and each of its `num_groups`
 /// groups of columns `group_columns` wide. Itself where it is so, as in every real model; else a copy padded with

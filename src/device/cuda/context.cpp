@@ -8,7 +8,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "device/cuda/cuda_ops.h"
+#include "device/cuda/gpus.h"
 #include "kernels/check.h"
 
 namespace layerprobe::device::cuda {

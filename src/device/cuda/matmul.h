@@ -11,6 +11,9 @@
 
 namespace layerprobe::device::cuda {
 
+class QuantizedRows;
+struct CudaExpertWeights;  // experts.cpp
+
 /// Matrix products on one GPU, by cuBLASLt. One thread at a time.
 class MatMuls {
  public:
@@ -22,9 +25,11 @@ class MatMuls {
   /// As Ops::matmul_weight, arguments checked.
   std::unique_ptr<MatMulWeight> weight(const Ops::MatMulWeightParts& parts, Loader& loader);
   void multiply(const Ops::MatMul& args);
-  /// As Ops::expert_weights, arguments checked; all experts lie in one piece.
+  /// As Ops::expert_weights, arguments checked.
   std::unique_ptr<ExpertWeights> expert_weights(const Ops::ExpertWeightsParts& parts, Loader& loader);
   void multiply_experts(const Ops::ExpertMatMul& args);
+  /// As Ops::run_experts where that takes fewer passes than its parts do; else false, and nothing is done.
+  bool run_experts(const Ops::RunExperts& args);
 
   /// As in Ops, where the GPU can: for weights made from now on.
   void multiply_fp8() { multiplies_fp8_ = true; }
@@ -36,6 +41,10 @@ class MatMuls {
     Product product;
     Algorithm algorithm;
   };
+  void multiply_expanded(const CudaExpertWeights& weights, std::int64_t first_expert,
+                         std::span<const std::int64_t> first_rows, const Tensor& x, const Tensor& out);
+  void multiply_quantized(const CudaExpertWeights& weights, std::int64_t first_expert,
+                          std::span<const std::int64_t> first_rows, const QuantizedRows& x, const Tensor& out);
   Chosen& chosen(const Ops::MatMulShape& shape);
   void add(const Tensor& out, const StoredValues& values, Loader& loader);
   Buffer scratch_of(const Product& product, std::int64_t num_tokens) const;

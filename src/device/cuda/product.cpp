@@ -12,8 +12,8 @@
 #include <array>
 
 #include "base/error.h"
+#include "device/cuda/quantized_rows.h"
 #include "kernels/check.h"
-#include "kernels/quantize_rows.h"
 
 namespace layerprobe::device::cuda {
 namespace {
@@ -39,14 +39,6 @@ cublasComputeType_t compute_of(Dtype dtype) {
 
 cudaDataType_t input_type_of(const Ops::MatMulShape& shape) {
   return shape.multiplies_fp8 ? CUDA_R_8F_E4M3 : type_of(shape.dtype);
-}
-
-/// Where FP8 is multiplied, tokens come in sixteens.
-constexpr std::int64_t kTokenStep = 16;
-std::int64_t padded_tokens(std::int64_t count) { return (count + kTokenStep - 1) / kTokenStep * kTokenStep; }
-
-std::int64_t factors_a_row(std::int64_t columns) {
-  return (columns + kernels::QuantizeRows::kBlock - 1) / kernels::QuantizeRows::kBlock;
 }
 
 cudaDataType_t scale_of(Dtype dtype) { return dtype == Dtype::f64 ? CUDA_R_64F : CUDA_R_32F; }
@@ -91,7 +83,7 @@ Product::Product(const CublasLt& library, cublasLtHandle_t handle, const Ops::Ma
 }
 
 void Product::describe_tokens(std::int64_t num_tokens, std::int64_t x_stride, std::int64_t out_stride) {
-  const auto columns = static_cast<std::uint64_t>(is_fp8_ ? padded_tokens(num_tokens) : num_tokens);
+  const auto columns = static_cast<std::uint64_t>(is_fp8_ ? QuantizedRows::padded(num_tokens) : num_tokens);
   const auto set = [&](cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute, const auto& value) {
     library_.check(library_.set_layout(layout, attribute, &value, sizeof value), "describe a matrix");
   };
@@ -156,37 +148,23 @@ void Product::run(const Arguments& args, const Algorithm& algorithm, void* works
   multiply(args.weight, args.x.data, args.out.data, algorithm, workspace, stream);
 }
 
-/// What run_fp8 keeps there: the inputs in FP8, their factors, and where `out` ends before whole sixteens do, the
-/// result.
+/// For a result that ends where whole sixteens do not.
 std::size_t Product::scratch_bytes(std::int64_t num_tokens) const {
   if (!is_fp8_) return 0;
-  const std::int64_t tokens = padded_tokens(num_tokens);
-  return static_cast<std::size_t>(tokens * (in_ + factors_a_row(in_) * static_cast<std::int64_t>(sizeof(float)) +
-                                            out_ * static_cast<std::int64_t>(size_of(dtype_))));
+  return static_cast<std::size_t>(QuantizedRows::padded(num_tokens) * out_) * size_of(dtype_);
 }
 
 void Product::run_fp8(const Arguments& args, const Algorithm& algorithm, void* workspace, cudaStream_t stream) {
-  const std::int64_t tokens = padded_tokens(args.num_tokens);
-  auto* const x = static_cast<std::uint8_t*>(args.scratch);
-  auto* const factors = reinterpret_cast<float*>(x + tokens * in_);
-  void* const result = factors + tokens * factors_a_row(in_);
+  const std::int64_t tokens = QuantizedRows::padded(args.num_tokens);
   const bool fits = tokens <= std::max(args.writable_rows, args.num_tokens);
-  kernels::quantize_rows({.out = x,
-                          .factors = factors,
-                          .x = args.x,
-                          .num_rows = args.num_tokens,
-                          .padded_rows = tokens,
-                          .columns = in_,
-                          .dtype = dtype_},
-                         stream);
   describe(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, args.weight_factors);
-  describe(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, factors);
+  describe(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, args.x_factors);
   describe_tokens(args.num_tokens, in_, fits ? args.out.row_stride : out_);
-  multiply(args.weight, x, fits ? args.out.data : result, algorithm, workspace, stream);
+  multiply(args.weight, args.x.data, fits ? args.out.data : args.scratch, algorithm, workspace, stream);
   if (fits) return;
   const std::size_t element = size_of(dtype_), row_bytes = static_cast<std::size_t>(out_) * element;
   kernels::check(
-      cudaMemcpy2DAsync(args.out.data, static_cast<std::size_t>(args.out.row_stride) * element, result, row_bytes,
+      cudaMemcpy2DAsync(args.out.data, static_cast<std::size_t>(args.out.row_stride) * element, args.scratch, row_bytes,
                         row_bytes, static_cast<std::size_t>(args.num_tokens), cudaMemcpyDeviceToDevice, stream),
       "matmul");
 }

@@ -35,12 +35,13 @@ class Product {
 
   struct Arguments {
     kernels::Matrix out;  // [num_tokens, padded out_features]
-    kernels::Matrix x;    // [num_tokens, padded in_features]
+    kernels::Matrix x;    // [num_tokens, padded in_features]; QuantizedRows::values where the shape multiplies FP8
     const void* weight;   // [padded out_features, padded in_features]; F8_E4M3 where the shape multiplies FP8
     const void* bias;     // [padded out_features], or nullptr
     std::int64_t num_tokens;
     // Where the shape multiplies FP8:
-    const float* weight_factors = nullptr;  // as Fp8Weights::factors
+    const float* weight_factors = nullptr;  // Fp8Weights::factors
+    const float* x_factors = nullptr;       // QuantizedRows::factors
     void* scratch = nullptr;                // [scratch_bytes(num_tokens)], aligned to 256
     std::int64_t writable_rows = 0;         // of out, from the first: those after num_tokens may get any value
   };
