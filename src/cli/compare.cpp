@@ -1,5 +1,6 @@
 #include "compare/compare.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -14,12 +15,15 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "base/probe_point.h"
 #include "base/text.h"
 #include "cli/blame.h"
 #include "cli/command.h"
 #include "cli/compare_output.h"
 #include "cli/share_done.h"
 #include "cli/table.h"
+#include "compare/align.h"
+#include "compare/threshold.h"
 #include "model/config.h"
 #include "model/tensors.h"
 #include "runtime/prepared.h"
@@ -106,6 +110,27 @@ compare::Rules rules_of(const CompareOptions& options) {
     for (const std::string& pattern : split(list, ',')) rules.points.emplace_back(trimmed(pattern));
   }
   return rules;
+}
+
+/// A pattern that names no point would leave to the usual limits, without a word, what it was meant for.
+void expect_matches(const std::vector<compare::Threshold>& thresholds, const store::Reader& reference,
+                    const store::Reader& candidate) {
+  std::vector<std::string> names;
+  for (const store::Reader* reader : {&reference, &candidate}) {
+    for (const store::Layout::Point& each : reader->points()) {
+      names.push_back(compare::canonical_name(each.point.name));
+    }
+  }
+  for (const compare::Threshold& each : thresholds) {
+    const std::string pattern = compare::canonical_name(each.pattern);
+    if (std::ranges::any_of(names, [&](const std::string& name) { return matches(pattern, name); })) continue;
+    const std::vector<std::string> nearest = nearest_names(pattern, names);
+    throw Error({.kind = ErrorKind::usage,
+                 .where = text("--threshold '", each.pattern, ": ", each.expression, "'"),
+                 .what = "no point of either file matches the pattern",
+                 .fix = nearest.empty() ? std::string("layerprobe inspect lists the points of a file")
+                                        : "did you mean " + join(nearest, " or ") + "?"});
+  }
 }
 
 bool is_hdf5(const std::filesystem::path& path) {
@@ -195,6 +220,7 @@ ExitCode run(const CompareOptions& options) {
   const compare::Rules rules = rules_of(options);
   const store::Reader reference(options.reference);
   const store::Reader candidate(options.candidate);
+  expect_matches(rules.thresholds, reference, candidate);
   std::optional<store::Reader> baseline;
   if (!options.baseline.empty()) baseline.emplace(options.baseline);
   ReportFile report_file(options.report, "--report");

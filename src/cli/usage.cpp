@@ -153,7 +153,9 @@ ExitCode report(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& inner = innermost(app);
   const std::string program = &inner == &app ? "layerprobe" : "layerprobe " + inner.get_name();
   const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
-  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && !unknown.empty()) {
+  const bool may_be_unknown = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) ||
+                              error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
+  if (may_be_unknown && !unknown.empty()) {  // what is missing may be what was misspelt
     std::cerr << "error: " << unknown.front() << ": no such option or argument of " << program
               << suggestion(app, unknown.front()) << "\n";
   } else {
@@ -176,6 +178,13 @@ ExitCode report(const std::filesystem::filesystem_error& error) {
                        .where = error.path1().string(),
                        .what = error.code().message(),
                        .fix = "check the path, and whether all of its folders may be read"}));
+}
+
+ExitCode report(const std::system_error& error) {
+  return report(Error({.kind = ErrorKind::resource,
+                       .where = "the system",
+                       .what = error.code().message(),
+                       .fix = "let this user, or the container, have more threads (ulimit -u, --pids-limit)"}));
 }
 
 void finish_stdout() {

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/exit_code.h"
@@ -46,6 +47,9 @@ ExitCode report(const Error& error);
 
 /// The same of what the file system refused to tell of a path: a name that is too long, a folder that may not be read.
 ExitCode report(const std::filesystem::filesystem_error& error);
+
+/// The same of what the system has no more of: threads.
+ExitCode report(const std::system_error& error);
 
 /// Throws Error(resource) when what was printed did not reach stdout (a full disk behind a redirection).
 void finish_stdout();

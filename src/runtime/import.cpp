@@ -237,7 +237,10 @@ void expect_no_source(const fs::path& output, const std::vector<Array>& arrays) 
   if (!fs::exists(output, missing)) return;
   for (const Array& array : arrays) {
     if (!fs::equivalent(output, array.file, missing)) continue;
-    throw refuse(array.where, "is an array and the file to be made of them", "choose another OUT.h5");
+    throw Error({.kind = ErrorKind::usage,
+                 .where = array.where,
+                 .what = "is an array and the file to be made of them",
+                 .fix = "choose another OUT.h5"});
   }
 }
 

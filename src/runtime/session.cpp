@@ -237,7 +237,11 @@ class Session {
       runs_.front()->run();
     } else {
       std::vector<std::thread> threads;
-      for (const auto& run : runs_) threads.emplace_back([&run] { run->run(); });
+      try {
+        for (const auto& run : runs_) threads.emplace_back([&run] { run->run(); });
+      } catch (...) {  // the system has no more; those that run would wait for ever
+        shared_.hub.stop(std::current_exception());
+      }
       for (std::thread& thread : threads) thread.join();
     }
     shared_.hub.rethrow_failure();

@@ -279,6 +279,8 @@ TEST_CASE("compare refuses what it cannot compare with exit status 2 and one mes
       {{reference, reference, "--max-rel-l2", "nan"}, "--max-rel-l2"},
       {{reference, reference, "--max-rel-l2", "x"}, "--max-rel-l2"},
       {{reference, reference, "--threshold", "x"}, "--threshold 'x': there is no"},
+      {{reference, reference, "--threshold", "model.layer.*: rel_l2 <= 1"},
+       "--threshold 'model.layer.*: rel_l2 <= 1': no point of either file matches the pattern"},
       {{reference, reference, "--baseline", (folder / "none.h5").string()}, "none.h5: no such file"},
       {{reference, reference, "--report", (folder / "no/where").string()}, "cannot be written"},
       {{reference, reference, "--html", (folder / "no/where").string()}, "cannot be written"},

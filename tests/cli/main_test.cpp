@@ -38,6 +38,13 @@ TEST_CASE("an unknown option is one message with the nearest name, and exit stat
         "  help: layerprobe compare --help lists the options\n");
 }
 
+TEST_CASE("an unknown command or option is told before what is missing for want of it") {
+  CHECK(test::run_layerprobe({"inspct", "a.h5"}).err ==
+        "error: inspct: no such option or argument of layerprobe run; did you mean inspect?\n"
+        "  help: layerprobe run --help lists the options\n");
+  CHECK(test::run_layerprobe({"run", "--modle", "m"}).err.starts_with("error: --modle: no such option"));
+}
+
 TEST_CASE("no argument at all is an error that points to the help") {
   const test::Finished finished = test::run_layerprobe({});
   CHECK(finished.exit_code == 2);
@@ -225,6 +232,22 @@ TEST_CASE("memory that is not there is told as such, not as a bug") {
   CHECK(finished.err.find("error: the memory is not enough\n  help: ") != std::string::npos);
 }
 #endif
+
+TEST_CASE("a limit on the size of files is an error, and leaves no file") {
+  const test::TempFolder model, out;
+  test::write_tiny_model(model);
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  rlimit small = before;
+  small.rlim_cur = 20000;
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+  const test::Finished finished = test::run_layerprobe(
+      {"--model", model.path().string(), "--random-tokens", "2x3", "--output", (out / "a.h5").string()});
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.err.starts_with("error: "));
+  CHECK(std::filesystem::is_empty(out.path()));
+}
 
 TEST_CASE("a path that the file system refuses is told as such, not as a bug") {
   const test::TempFolder folder;
