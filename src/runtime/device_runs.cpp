@@ -108,7 +108,11 @@ void DeviceRuns::run_tasks(RunReport& report) {
     runs_.front()->run();
   } else {
     std::vector<std::thread> threads;
-    for (const auto& run : runs_) threads.emplace_back([&run] { run->run(); });
+    try {
+      for (const auto& run : runs_) threads.emplace_back([&run] { run->run(); });
+    } catch (...) {  // the system has no more; those that run would wait for ever
+      shared_.hub.stop(std::current_exception());
+    }
     for (std::thread& thread : threads) thread.join();
   }
   shared_.hub.rethrow_failure();

@@ -62,6 +62,7 @@ store::Layout make_layout(const Prepared& prepared, const Devices& devices, cons
   layout.top_k = plan.top_k;
   const std::string default_tokens = plan.test_type == plan::TestType::full ? "last" : "all";
   layout.identity = {{"model_hash", prepared.checkpoint.hash()},
+                     {"weights_sample_hash", prepared.checkpoint.sample_hash()},
                      {"model_type", prepared.config.model_type},
                      {"test_type", std::string(plan::name_of(plan.test_type))},
                      {"dtype", std::string(name_of(plan.dtype))},
