@@ -62,7 +62,9 @@ File File::open_for_reading(const std::filesystem::path& path) {
   if (descriptor < 0) {
     const int code = errno;
     if (code == ENOENT) throw read_error(path, "no such file", "check the path");
-    throw read_error(path, text("cannot be opened: ", std::strerror(code)), "check the file's permissions");
+    throw read_error(path, text("cannot be opened: ", std::strerror(code)),
+                     code == EMFILE || code == ENFILE ? "raise the limit, as with: ulimit -n 65536"
+                                                      : "check the file's permissions");
   }
   File file(path, descriptor);
   struct stat status {};

@@ -57,6 +57,15 @@ std::vector<std::string> split(std::string_view text, char separator) {
   }
 }
 
+std::string replaced(std::string_view text, std::string_view what, std::string_view by) {
+  std::string out;
+  for (std::size_t at = 0; (at = text.find(what)) != text.npos; text.remove_prefix(at + what.size())) {
+    out += text.substr(0, at);
+    out += by;
+  }
+  return out += text;
+}
+
 std::string_view trimmed(std::string_view text) {
   const std::size_t first = text.find_first_not_of(" \t");
   if (first == std::string_view::npos) return {};

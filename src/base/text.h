@@ -29,6 +29,9 @@ std::string listed(std::span<const std::string> items, std::size_t most);
 /// `text` cut at every `separator`; "" gives one empty piece.
 std::vector<std::string> split(std::string_view text, char separator);
 
+/// `text` with `by` wherever `what` stands, which is not empty.
+std::string replaced(std::string_view text, std::string_view what, std::string_view by);
+
 /// `text` without leading and trailing spaces and tabs.
 std::string_view trimmed(std::string_view text);
 

@@ -98,8 +98,13 @@ Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mea
       slots_(slots_of(ring_bytes > 0 ? ring_bytes : ops.capture_resources().ring_bytes, layout)),
       full_(2 * slots_.count),
       free_(slots_.count) {
-  threads_.emplace_back([this] { make_slots(); });
-  for (int i = 0; i < ops.capture_resources().writers; ++i) threads_.emplace_back([this] { write_parts(); });
+  try {
+    threads_.emplace_back([this] { make_slots(); });
+    for (int i = 0; i < ops.capture_resources().writers; ++i) threads_.emplace_back([this] { write_parts(); });
+  } catch (...) {  // the system has no more
+    join();
+    throw;
+  }
 }
 
 Recorder::~Recorder() {

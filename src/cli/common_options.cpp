@@ -84,7 +84,7 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
   command
       .add_option("--replicas", run_options.num_replicas,
                   "Pipelines that take micro-batches from one queue, with --device-map auto (as many as pay)")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from_1)
       ->type_name("N");
   command
       .add_option(
@@ -115,7 +115,7 @@ void add_common_options(CLI::App& command, CommonArguments& common) {
   command
       .add_option("--tokens-per-batch", run_options.tokens_per_batch,
                   "Tokens that go through a layer together (as the device likes); a longer prompt goes by itself")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from_1)
       ->type_name("N");
   command.add_option("--output", run_options.output, "Where it goes (<model>-<test-type>.h5 here); none discards it")
       ->type_name("FILE.h5|none");

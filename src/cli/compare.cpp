@@ -1,5 +1,6 @@
 #include "compare/compare.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -7,17 +8,22 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "base/dtype.h"
 #include "base/error.h"
+#include "base/probe_point.h"
 #include "base/text.h"
 #include "cli/blame.h"
 #include "cli/command.h"
 #include "cli/compare_output.h"
 #include "cli/share_done.h"
 #include "cli/table.h"
+#include "compare/align.h"
+#include "compare/threshold.h"
 #include "model/config.h"
 #include "model/tensors.h"
 #include "runtime/prepared.h"
@@ -106,26 +112,79 @@ compare::Rules rules_of(const CompareOptions& options) {
   return rules;
 }
 
-/// For writing; not open where there is no path. Tried before the long work.
-std::ofstream opened(const std::filesystem::path& path, const char* option) {
-  std::ofstream out;
-  if (path.empty()) return out;
-  out.open(path, std::ios::binary);
-  if (out) return out;
-  throw Error({.kind = ErrorKind::usage,
-               .where = text(option, " ", path.string()),
-               .what = "cannot be written",
-               .fix = "name a file in a folder that exists and may be written to"});
+/// A pattern that names no point would leave to the usual limits, without a word, what it was meant for.
+void expect_matches(const std::vector<compare::Threshold>& thresholds, const store::Reader& reference,
+                    const store::Reader& candidate) {
+  std::vector<std::string> names;
+  for (const store::Reader* reader : {&reference, &candidate}) {
+    for (const store::Layout::Point& each : reader->points()) {
+      names.push_back(compare::canonical_name(each.point.name));
+    }
+  }
+  for (const compare::Threshold& each : thresholds) {
+    const std::string pattern = compare::canonical_name(each.pattern);
+    if (std::ranges::any_of(names, [&](const std::string& name) { return matches(pattern, name); })) continue;
+    const std::vector<std::string> nearest = nearest_names(pattern, names);
+    throw Error({.kind = ErrorKind::usage,
+                 .where = text("--threshold '", each.pattern, ": ", each.expression, "'"),
+                 .what = "no point of either file matches the pattern",
+                 .fix = nearest.empty() ? std::string("layerprobe inspect lists the points of a file")
+                                        : "did you mean " + join(nearest, " or ") + "?"});
+  }
 }
 
-void finish(std::ofstream& out, const std::filesystem::path& path) {
-  out.close();
-  if (out) return;
-  throw Error({.kind = ErrorKind::resource,
-               .where = path.string(),
-               .what = "could not be written to its end",
-               .fix = "see whether the disk is full"});
+bool is_hdf5(const std::filesystem::path& path) {
+  constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
+  std::error_code missing;
+  if (!std::filesystem::is_regular_file(path, missing)) return false;  // reading a pipe could wait for ever
+  std::string begin(kSignature.size(), '\0');
+  return std::ifstream(path, std::ios::binary).read(begin.data(), std::ssize(begin)) && begin == kSignature;
 }
+
+/// What --report or --html names. It is made beside it and gets its name when it is whole; what is no plain file, as
+/// /dev/stdout, is written straight. Tried before the long work.
+class ReportFile {
+ public:
+  /// Nothing is written where `path` is empty.
+  ReportFile(std::filesystem::path path, const char* option) : path_(std::move(path)) {
+    if (path_.empty()) return;
+    if (is_hdf5(path_)) refuse(option, "is an HDF5 file, which a report does not replace", "name another file");
+    std::error_code missing;
+    const auto status = std::filesystem::symlink_status(path_, missing);
+    const bool goes_straight = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
+    if (!goes_straight) unready_ = path_.parent_path() / text(".", path_.filename().string(), ".new");
+    out_.open(goes_straight ? path_ : unready_, std::ios::binary);
+    if (!out_) refuse(option, "cannot be written", "name a file in a folder that exists and may be written to");
+  }
+  ~ReportFile() {
+    std::error_code ignored;
+    if (!unready_.empty()) std::filesystem::remove(unready_, ignored);
+  }
+  ReportFile(const ReportFile&) = delete;
+  ReportFile& operator=(const ReportFile&) = delete;
+
+  std::ostream& out() { return out_; }
+
+  void finish() {
+    out_.close();
+    std::error_code problem;
+    if (out_ && !unready_.empty()) std::filesystem::rename(unready_, path_, problem);
+    if (out_ && !problem) return unready_.clear();
+    throw Error({.kind = ErrorKind::resource,
+                 .where = path_.string(),
+                 .what = problem ? problem.message() : "could not be written to its end",
+                 .fix = "see whether the disk is full"});
+  }
+
+ private:
+  [[noreturn]] void refuse(const char* option, const char* what, const char* fix) const {
+    throw Error({.kind = ErrorKind::usage, .where = text(option, " ", path_.string()), .what = what, .fix = fix});
+  }
+
+  const std::filesystem::path path_;
+  std::filesystem::path unready_;  // until finish(), where it is made; empty: it goes straight to path_
+  std::ofstream out_;
+};
 
 std::string dtype_of(const store::Reader& reader) {
   const auto found = reader.attributes().find("dtype");
@@ -161,10 +220,11 @@ ExitCode run(const CompareOptions& options) {
   const compare::Rules rules = rules_of(options);
   const store::Reader reference(options.reference);
   const store::Reader candidate(options.candidate);
+  expect_matches(rules.thresholds, reference, candidate);
   std::optional<store::Reader> baseline;
   if (!options.baseline.empty()) baseline.emplace(options.baseline);
-  std::ofstream report_file = opened(options.report, "--report");
-  std::ofstream html_file = opened(options.html, "--html");
+  ReportFile report_file(options.report, "--report");
+  ReportFile html_file(options.html, "--html");
   ShareDone share_done("comparing");
   const compare::Report report = compare::compare_runs(
       reference, candidate, rules, [&](double share) { share_done.show(share); }, baseline ? &*baseline : nullptr);
@@ -178,15 +238,15 @@ ExitCode run(const CompareOptions& options) {
     if (blame) print_blame(*blame, report);
   }
   if (!options.report.empty()) {
-    write_json_lines(report_file, report, blame_or_none);
-    finish(report_file, options.report);
+    write_json_lines(report_file.out(), report, blame_or_none);
+    report_file.finish();
   }
   if (!options.html.empty()) {
     const std::optional<tokenizer::Tokenizer> tokenizer = tokenizer_of(options);
     TokenText token_text;
     if (tokenizer) token_text = [&](std::int32_t id) { return tokenizer->decode(std::span(&id, 1)); };
-    write_html(html_file, report, reference, blame_or_none, token_text);
-    finish(html_file, options.html);
+    write_html(html_file.out(), report, reference, blame_or_none, token_text);
+    html_file.finish();
     if (!options.json) std::cout << "wrote " << printable(options.html.string()) << "\n";
   }
   if (!options.json) std::cout << printable(compare::verdict(report)) << "\n";

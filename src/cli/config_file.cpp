@@ -22,6 +22,23 @@ namespace layerprobe::cli {
 namespace {
 
 constexpr std::size_t kMaxBytes = 16'000'000;
+constexpr std::size_t kMaxDots = 500;  // in a line
+
+/// The first line with more than kMaxDots dots between what may be parts of names, a.b.c...; 0 where there is none.
+/// toml++ frees a table in a table in a table by recursion, a call for each part.
+std::size_t line_of_deep_name(std::string_view contents) {
+  constexpr std::string_view kEnds = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-\"'";
+  const auto is_end = [&](std::size_t at) { return at < contents.size() && kEnds.find(contents[at]) != kEnds.npos; };
+  std::size_t line = 1, dots = 0;
+  for (std::size_t at = 0; at < contents.size(); ++at) {
+    if (contents[at] == '\n') ++line, dots = 0;
+    if (contents[at] != '.' || at == 0) continue;
+    const std::size_t before = contents.find_last_not_of(" \t", at - 1),
+                      behind = contents.find_first_not_of(" \t", at + 1);
+    if (is_end(before) && is_end(behind) && ++dots > kMaxDots) return line;
+  }
+  return 0;
+}
 
 /// One parsed file; where it is wrong, with its name and line.
 class Reading {
@@ -165,6 +182,12 @@ std::vector<CLI::ConfigItem> ConfigFile::from_config(std::istream& input) const 
     throw Error({.kind = ErrorKind::input,
                  .where = path,
                  .what = text("has more than ", kMaxBytes, " bytes"),
+                 .fix = "name a file of options; prompts may stand in one of their own (--prompts)"});
+  }
+  if (const std::size_t line = line_of_deep_name(contents); line > 0) {
+    throw Error({.kind = ErrorKind::input,
+                 .where = text(path, ": line ", line),
+                 .what = text("has more than ", kMaxDots, " dots between words, as a name of so many parts"),
                  .fix = "name a file of options; prompts may stand in one of their own (--prompts)"});
   }
   try {

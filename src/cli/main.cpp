@@ -1,6 +1,9 @@
+#include <csignal>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
+#include <system_error>
 
 #include "base/error.h"
 #include "cli/command.h"
@@ -8,6 +11,8 @@
 
 int main(int argc, char** argv) {
   using namespace layerprobe;
+  cli::hold_standard_streams();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file over the limit (ulimit -f) is an error of its write
   CLI::App app{"Run a model one layer at a time and keep what each layer computed.", "layerprobe"};
   cli::Command chosen;
   cli::add_global_options(app);
@@ -31,6 +36,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return static_cast<int>(cli::report(app, error));  // --help is a ParseError, too
   } catch (const Error& error) {
+    return static_cast<int>(cli::report(error));
+  } catch (const std::filesystem::filesystem_error& error) {
+    return static_cast<int>(cli::report(error));
+  } catch (const std::system_error& error) {
     return static_cast<int>(cli::report(error));
   } catch (const std::bad_alloc&) {
     std::cerr << "error: the memory is not enough\n  help: run with a smaller model or input, or on a larger machine\n";

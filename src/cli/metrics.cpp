@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/text.h"
+#include "cli/table.h"
 #include "device/backends.h"
 
 namespace layerprobe::cli {
@@ -19,10 +20,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A label's value: in it, backslashes, quotes and line ends are escaped.
+/// A label's value: UTF-8, in which backslashes, quotes and line ends are escaped.
 std::string escaped(const std::string& value) {
   std::string out;
-  for (const char c : value) {
+  for (const char c : is_utf8(value) ? value : printable(value)) {
     if (c == '\\' || c == '"') out += '\\';
     out += c == '\n' ? "\\n" : std::string(1, c);
   }

@@ -12,6 +12,7 @@
 #include "cli/progress.h"
 #include "cli/stop_signals.h"
 #include "cli/table.h"
+#include "cli/usage.h"
 #include "runtime/session.h"
 
 namespace layerprobe::cli {
@@ -163,8 +164,10 @@ void print_statistics(const runtime::RunReport& report) {
   Table table({{"point", Table::Align::left}, {"mean"}, {"std"}, {"min"}, {"max"}, {"NaN"}, {"Inf"}});
   for (const runtime::RunReport::Point& point : report.points) {
     const Statistics& s = point.statistics;
-    table.add_row({point.name, number_text(s.mean()), number_text(s.std()), number_text(s.min), number_text(s.max),
-                   text(s.nan_count), text(s.inf_count)});
+    const bool has_finite = s.count > s.nan_count + s.inf_count;
+    const auto shown = [&](double value) { return has_finite ? number_text(value) : "-"; };
+    table.add_row({point.name, shown(s.mean()), shown(s.std()), shown(s.min), shown(s.max), text(s.nan_count),
+                   text(s.inf_count)});
   }
   std::cout << table;
 }
@@ -308,7 +311,7 @@ void add_run(CLI::App& app, Command& chosen, const std::string& command_line) {
       ->add_option("--commit-every", arguments->common.run.commit_every_seconds,
                    "How much work a crash may lose: what is complete is synced to the disk this often")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_from_0)
       ->type_name("SECONDS");
   command
       ->add_option("--pinned-memory", arguments->pinned_memory,

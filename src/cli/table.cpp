@@ -43,6 +43,7 @@ std::size_t width_of(std::string_view text) {
 }
 
 std::string formatted(const char* format, double value) {
+  if (std::isnan(value)) return "nan";  // printf knows -nan
   std::array<char, 64> out{};
   std::snprintf(out.data(), out.size(), format, value);
   return out.data();

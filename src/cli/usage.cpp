@@ -1,9 +1,16 @@
 #include "cli/usage.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -41,7 +48,22 @@ std::string suggestion(const CLI::App& app, std::string_view unknown) {
   return nearest.empty() ? "" : "; did you mean " + join(nearest, " or ") + "?";
 }
 
+template <typename Number>
+std::optional<Number> number_in(const std::string& value) {
+  Number number{};
+  const char* const end = value.data() + value.size();
+  const auto [at, problem] = std::from_chars(value.data(), end, number);
+  return problem == std::errc{} && at == end ? std::optional(number) : std::nullopt;
+}
+
 }  // namespace
+
+void hold_standard_streams() {
+  for (int descriptor = 0; descriptor <= 2; ++descriptor) {
+    if (::fcntl(descriptor, F_GETFD) != -1 || errno != EBADF) continue;
+    if (::open("/dev/null", descriptor == 0 ? O_WRONLY : O_RDONLY) < 0) return;  // the lowest that is free
+  }
+}
 
 void add_global_options(CLI::App& app) {
   app.fallthrough();  // inherited by the subcommands added later: these options may follow the subcommand
@@ -97,10 +119,17 @@ std::string command_line_text(int argc, char** argv) {
 
 std::string type_text(const CLI::Option& option) {
   std::string type = option.get_type_name();
-  for (const char* check : {":POSITIVE", ":NONNEGATIVE"}) {  // CLI11 appends what it checks
-    if (type.ends_with(check)) type.erase(type.rfind(':'));
-  }
   return option.get_lnames().empty() && type == "TEXT" ? option.get_single_name() : type;
+}
+
+std::string whole_number_from_1(const std::string& value) {
+  const std::optional<std::int64_t> number = number_in<std::int64_t>(value);
+  return number && *number >= 1 ? "" : text("\"", value, "\" is no whole number from 1 to 2^63 - 1");
+}
+
+std::string number_from_0(const std::string& value) {
+  const std::optional<double> number = number_in<double>(value);
+  return number && std::isfinite(*number) && *number >= 0 ? "" : text("\"", value, "\" is no number from 0 on");
 }
 
 bool print_config_if_asked(const CLI::App& app) {
@@ -114,12 +143,19 @@ bool print_config_if_asked(const CLI::App& app) {
 ExitCode report(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) {
     app.exit(error);
+    try {
+      finish_stdout();
+    } catch (const Error& unwritten) {
+      return report(unwritten);
+    }
     return ExitCode::success;
   }
   const CLI::App& inner = innermost(app);
   const std::string program = &inner == &app ? "layerprobe" : "layerprobe " + inner.get_name();
   const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
-  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && !unknown.empty()) {
+  const bool may_be_unknown = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) ||
+                              error.get_exit_code() == static_cast<int>(CLI::ExitCodes::RequiredError);
+  if (may_be_unknown && !unknown.empty()) {  // what is missing may be what was misspelt
     std::cerr << "error: " << unknown.front() << ": no such option or argument of " << program
               << suggestion(app, unknown.front()) << "\n";
   } else {
@@ -135,6 +171,20 @@ ExitCode report(const Error& error) {
   std::cerr << "error: " << where << shortened(parts.what) << "\n";
   if (!parts.fix.empty()) std::cerr << "  help: " << shortened(parts.fix) << "\n";
   return exit_code_of(error.kind());
+}
+
+ExitCode report(const std::filesystem::filesystem_error& error) {
+  return report(Error({.kind = ErrorKind::input,
+                       .where = error.path1().string(),
+                       .what = error.code().message(),
+                       .fix = "check the path, and whether all of its folders may be read"}));
+}
+
+ExitCode report(const std::system_error& error) {
+  return report(Error({.kind = ErrorKind::resource,
+                       .where = "the system",
+                       .what = error.code().message(),
+                       .fix = "let this user, or the container, have more threads (ulimit -u, --pids-limit)"}));
 }
 
 void finish_stdout() {

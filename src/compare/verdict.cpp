@@ -123,6 +123,7 @@ std::string logits_text(const Report& report) {
 }  // namespace
 
 std::string rel_l2_text(double value) {
+  if (std::isnan(value)) return "nan";  // printf knows -nan
   std::array<char, 32> out{};
   std::snprintf(out.data(), out.size(), "%.2e", value);
   return out.data();

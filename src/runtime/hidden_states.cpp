@@ -63,6 +63,25 @@ bool has_all_tokens(const store::Reader& file) {
   return true;
 }
 
+/// SHA-256, in lower-case hex, of a few rows of each point, as far as there are not very many.
+std::string sample_hash(const store::Reader& file) {
+  constexpr std::size_t kMostPoints = 512;
+  constexpr std::int64_t kMostRows = 8;
+  Sha256 sha;
+  const std::int64_t num_rows = file.rows().num_rows(), count = std::min(num_rows, kMostRows);
+  std::vector<std::byte> bytes;
+  for (std::size_t point = 0; point < std::min(file.points().size(), kMostPoints); ++point) {
+    const store::Layout::Point& each = file.points()[point];
+    if (!each.stored) continue;
+    bytes.resize(static_cast<std::size_t>(each.point.width) * size_of(each.point.dtype));
+    for (std::int64_t i = 0; i < count; ++i) {
+      file.read_rows(point, i * num_rows / count, 1, bytes);
+      sha.add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    }
+  }
+  return sha.hex();
+}
+
 }  // namespace
 
 HiddenStates::HiddenStates(const InputOptions& options, const model::ModelConfig& config,
@@ -97,7 +116,7 @@ std::string HiddenStates::identity() const {
     if (found == file_->attributes().end()) continue;
     if (const auto* value = std::get_if<std::string>(&found->second)) out += text(", ", name, " ", *value);
   }
-  return out;
+  return out + text(", sample ", sample_hash(*file_));
 }
 
 std::size_t HiddenStates::point_for(std::int64_t layer) const {

@@ -25,7 +25,8 @@ class HiddenStates {
   const Prompts& prompts() const { return prompts_; }
   const std::optional<Part>& part() const { return part_; }
 
-  /// What tells them from others, for --resume: the random shape and seed, or the file, its model and its run's start.
+  /// What tells them from others, for --resume: the random shape and seed, or the file, its model, its run's start and
+  /// some of its values.
   std::string identity() const;
 
   /// Throws Error(input), naming what the file has, unless it holds what enters `layer`: model.layers.K:input, else

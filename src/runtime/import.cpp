@@ -221,6 +221,29 @@ std::string computed_dtype(const store::Layout& layout, const ImportOptions& opt
   return "float32";
 }
 
+/// Opens OUT.h5; what the writer says of --output is said of that, and there is no --resume.
+store::Writer make_writer(const ImportOptions& options, const store::Layout& layout) {
+  try {
+    return {options.output, layout, options.if_exists};
+  } catch (const Error& error) {
+    Error::Parts parts = error.parts();
+    parts.fix = replaced(replaced(parts.fix, "--resume continues it, ", ""), "--output", "OUT.h5");
+    throw Error(parts);
+  }
+}
+
+void expect_no_source(const fs::path& output, const std::vector<Array>& arrays) {
+  std::error_code missing;
+  if (!fs::exists(output, missing)) return;
+  for (const Array& array : arrays) {
+    if (!fs::equivalent(output, array.file, missing)) continue;
+    throw Error({.kind = ErrorKind::usage,
+                 .where = array.where,
+                 .what = "is an array and the file to be made of them",
+                 .fix = "choose another OUT.h5"});
+  }
+}
+
 }  // namespace
 
 ImportReport import_arrays(const ImportOptions& options, const std::function<void(double)>& progress) {
@@ -237,6 +260,7 @@ ImportReport import_arrays(const ImportOptions& options, const std::function<voi
                  .fix = "name the dtype that the engine computed in"});
   }
   const std::vector<Array> arrays = arrays_of(options.sources);
+  expect_no_source(options.output, arrays);
   const Found found = options.vllm_layers.empty() ? matched(arrays, options.map) : of_vllm(arrays, options.vllm_layers);
   Plan plan = plan_of(found, options);
   store::Layout& layout = plan.layout;
@@ -248,7 +272,7 @@ ImportReport import_arrays(const ImportOptions& options, const std::function<voi
                         {"source", fs::absolute(options.sources.front()).string()}};
   if (!options.engine.empty()) layout.information["engine"] = options.engine;
 
-  store::Writer writer(options.output, layout, options.if_exists);
+  store::Writer writer = make_writer(options, layout);
   const std::unique_ptr<device::Ops> ops = device::cpu_ops();
   const CapturedRows& rows = layout.rows;
   const std::int64_t num_prompts = layout.prompts.num_prompts();

@@ -37,6 +37,9 @@ class Collector {
 
   void add_text(std::string_view prompt, std::size_t number) {
     if (prompt.empty()) throw bad_input(where(number), "is empty", "give every prompt at least one character");
+    if (!is_utf8(prompt)) {
+      throw bad_input(where(number), "is not UTF-8", "convert it, as with: iconv -f UTF-16 -t UTF-8 (or -f LATIN1)");
+    }
     given_.texts.resize(static_cast<std::size_t>(given_.num_prompts()));
     given_.texts.emplace_back(prompt);
     numbers_.push_back(number);

@@ -73,8 +73,9 @@ ShardFile open_shard(const fs::path& path) {
                   .prompts = reader.prompts(),
                   .rows = reader.rows(),
                   .top_k = reader.top_k().k};
+  const std::string& part = attribute<std::string>(shard, kShard);
   try {
-    shard.shard = parse_shard(attribute<std::string>(shard, kShard));
+    shard.shard = parse_shard(part);
   } catch (const Error& error) {
     throw error.within(path.string());
   }
@@ -337,9 +338,7 @@ store::Writer make_writer(const MergeOptions& options, const Layout& layout) {
     return {options.output, layout, options.if_exists};
   } catch (const Error& error) {
     Error::Parts parts = error.parts();
-    for (const std::string option = "--output"; parts.fix.find(option) != std::string::npos;) {
-      parts.fix.replace(parts.fix.find(option), option.size(), "OUT.h5");
-    }
+    parts.fix = replaced(parts.fix, "--output", "OUT.h5");
     throw Error(parts);
   }
 }

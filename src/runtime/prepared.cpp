@@ -96,6 +96,12 @@ Prepared::Prepared(const RunOptions& options, const Watch& watch)
     const bool is_single = plan.test_type == plan::TestType::single;
     for (std::size_t i = 0; i < (is_single ? plan.layers.size() : 1); ++i) hidden_states->check(plan.layers[i]);
   }
+  if (!part && plan.rows.num_rows() == 0) {  // a shard may have none where others have some
+    throw Error({.kind = ErrorKind::usage,
+                 .where = "--tokens",
+                 .what = text("\"", request.tokens, "\" keeps no token of any prompt"),
+                 .fix = "write START:STOP:STEP with tokens that the prompts have, as 0:16; all, last or mean"});
+  }
   warn_long_prompts(watch);
 }
 

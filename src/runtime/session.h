@@ -45,8 +45,9 @@ struct RunOptions {
 };
 
 /// The attributes of a file that its results follow from: equal, prompts apart, in runs that one file can hold.
-inline constexpr std::array kIdentity = {"model_hash", "model_type", "test_type", "dtype",         "tokens",
-                                         "numerics",   "input",      "code_path", "matmul_choices"};
+inline constexpr std::array kIdentity = {
+    "model_hash", "weights_sample_hash", "model_type",    "test_type", "dtype", "tokens", "numerics",
+    "input",      "code_path",           "matmul_choices"};
 
 /// How a device is, while it runs.
 struct DeviceState {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -18,7 +19,11 @@ constexpr std::uint64_t kPieceBytes = std::uint64_t{8} << 20;  // one to a few m
 SpaceAhead::SpaceAhead(Allocate allocate, const std::vector<Dataset>& datasets) : allocate_(std::move(allocate)) {
   for (const Dataset& dataset : datasets) progress_.push_back({.dataset = dataset});
   const unsigned threads = std::clamp(std::thread::hardware_concurrency() / 4, 1u, kMostThreads);
-  for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { set_aside(); });
+  try {
+    for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { set_aside(); });
+  } catch (const std::system_error&) {  // the system has no more: one does it all
+    if (threads_.empty()) throw;
+  }
 }
 
 SpaceAhead::~SpaceAhead() { stop(); }

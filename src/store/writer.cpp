@@ -106,12 +106,12 @@ File create_partial(const fs::path& path, const Layout& layout, bool overwrite) 
   expect_space(path, layout, size_or_zero(unready) + size_or_zero(partial_path(path)));
   File file = File::open_or_create(unready);
   expect_lock(file);
-  if (fs::exists(partial_path(path))) {
-    if (!overwrite) expect_untouched(path);  // it came while we looked
-    expect_lock(File::open_for_writing(partial_path(path)));
-    remove_file(partial_path(path));
-  }
   try {
+    if (fs::exists(partial_path(path))) {
+      if (!overwrite) expect_untouched(path);  // it came while we looked
+      expect_lock(File::open_for_writing(partial_path(path)));
+      remove_file(partial_path(path));
+    }
     create_file(unready, layout);
     set_space_aside(file, expect_made(file, layout));
     file.sync_data();

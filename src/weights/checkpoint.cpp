@@ -70,8 +70,14 @@ std::string folder_name(const fs::path& folder) {
 }
 
 fs::path existing_path(const std::string& model) {
-  std::error_code ignored;
-  if (fs::exists(model, ignored)) return model;
+  std::error_code problem;
+  if (fs::exists(model, problem)) return model;
+  if (problem) {
+    throw Error({.kind = ErrorKind::input,
+                 .where = model,
+                 .what = problem.message(),
+                 .fix = "check the path, and whether all of its folders may be read"});
+  }
   if (is_hub_id(model)) return find_in_hub_cache(model);
   throw Error({.kind = ErrorKind::input,
                .where = model.empty() ? "the model's path is empty" : model,
@@ -181,6 +187,22 @@ std::string Checkpoint::hash() const {
   sha.add(state_->config_bytes);
   for (const TensorInfo& tensor : state_->tensors) {
     sha.add(text('\n', tensor.name, ' ', name_of(tensor.storage), ' ', shape_text(tensor.shape)));
+  }
+  return sha.hex();
+}
+
+std::string Checkpoint::sample_hash() const {
+  constexpr std::size_t kMostTensors = 512;
+  constexpr std::uint64_t kMostBytes = 256;  // of a tensor
+  Sha256 sha;
+  const std::size_t count = std::min(state_->tensors.size(), kMostTensors);
+  std::string bytes;
+  for (std::size_t i = 0; i < count; ++i) {
+    const TensorInfo& tensor = state_->tensors[i * state_->tensors.size() / count];
+    bytes.resize(std::min(tensor.bytes, kMostBytes));
+    bytes_of(tensor).read_at(tensor.offset + (tensor.bytes - bytes.size()) / 2,
+                             std::as_writable_bytes(std::span(bytes)));
+    sha.add(bytes);
   }
   return sha.hex();
 }

@@ -66,6 +66,9 @@ class Checkpoint {
 
   /// SHA-256, in lower-case hex, of config_bytes() and of a line "\nNAME STORAGE [SHAPE]" for each tensor.
   std::string hash() const;
+  /// SHA-256, in lower-case hex, of a few bytes from the middle of each tensor; where there are more than 512, of that
+  /// many, evenly taken. Tells a fine-tune from its base, whose hash() is the same, without reading all of either.
+  std::string sample_hash() const;
 
   /// Read from the file at each call; nothing for a folder.
   using GgufTokenizer = weights::GgufTokenizer;

@@ -24,7 +24,7 @@ constexpr std::uint64_t kMaxStrings = 5'000'000;  // of an array that is read, a
 constexpr std::uint32_t kMaxDimensions = 4;
 constexpr std::uint64_t kDefaultAlignment = 32;
 
-Error refuse(const File& file, std::string what, const char* fix = "the file is damaged; fetch it again") {
+Error refuse(const File& file, std::string what, const std::string& fix = "the file is damaged; fetch it again") {
   return Error({.kind = ErrorKind::input, .where = file.path().string(), .what = std::move(what), .fix = fix});
 }
 
@@ -209,7 +209,14 @@ void place_tensors(const File& file, std::uint64_t header_end, GgufHeader& heade
 }
 
 void check_version(const File& file, std::uint32_t magic, std::uint32_t version) {
-  if (magic != kMagic) throw refuse(file, "does not begin with GGUF", "name a .gguf file or a model's folder");
+  if (magic != kMagic) {
+    const std::string folder = file.path().parent_path().string();
+    const std::string ending = file.path().extension().string();
+    const bool is_part = ending == ".safetensors" || ending == ".json";
+    throw refuse(file, "does not begin with GGUF",
+                 is_part ? text("name the model's folder: ", folder.empty() ? "." : folder)
+                         : "name a .gguf file or a model's folder");
+  }
   if (version == 2 || version == 3) return;
   if (version != 0 && (version & 0xffffu) == 0) {
     throw refuse(file, "is a big-endian GGUF; only little-endian ones are read", "convert it with gguf_convert_endian");

@@ -26,11 +26,17 @@ Error refuse_tensor(const File& file, const std::string& tensor, std::string wha
   return refuse(file, text("tensor ", tensor, ": ", what), fix);
 }
 
+constexpr std::uint64_t kLfsPointer = 0x206e6f6973726576;  // "version ", which such a text begins with
+
 std::string read_header_text(const File& file) {
   const std::uint64_t file_bytes = file.size();
   if (file_bytes < 8) throw refuse(file, text("is ", file_bytes, " bytes, too short for a safetensors file"));
   std::uint64_t header_bytes = 0;
   file.read_at(0, std::as_writable_bytes(std::span(&header_bytes, 1)));
+  if (header_bytes == kLfsPointer) {
+    throw refuse(file, "is a Git LFS pointer, which stands for the weights in a clone without them",
+                 "run git lfs pull in the model's folder, or fetch the file with hf download");
+  }
   if (header_bytes > kMaxHeaderBytes) {
     throw refuse(file, text("header of ", header_bytes, " bytes; at most ", kMaxHeaderBytes, " are read"),
                  "the file is damaged, or no safetensors file");

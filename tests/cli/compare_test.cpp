@@ -108,6 +108,28 @@ TEST_CASE("compare --html writes one page that loads nothing, whatever the files
   CHECK(data.find("finding")->find("point")->string() == "model.layers.2");
 }
 
+TEST_CASE("a report takes no capture's place, and stands under its name only when it is whole") {
+  const test::TempFolder folder;
+  const std::string file = test::write_file(folder / "a.h5", test::sample_run());
+  const std::string before = test::read_all(file);
+  for (const char* option : {"--html", "--report"}) {
+    const test::Finished refused = test::run_layerprobe({"compare", file, file, option, file});
+    CHECK(refused.exit_code == 2);
+    CHECK(refused.err == std::string("error: ") + option + " " + file +
+                             ": is an HDF5 file, which a report does not replace\n  help: name another file\n");
+    CHECK(test::read_all(file) == before);
+  }
+  test::SampleRun other = test::sample_run();
+  other.layout.prompts.input_ids.front() += 1;
+  const std::string no_match = test::write_file(folder / "b.h5", other);
+  const std::string page = folder.write("page.html", "an older one").string();
+  CHECK(test::run_layerprobe({"compare", file, no_match, "--html", page}).exit_code == 2);
+  CHECK(test::read_all(page) == "an older one");
+  CHECK(test::run_layerprobe({"compare", file, file, "--html", page}).exit_code == 0);
+  CHECK(test::read_all(page).starts_with("<!DOCTYPE html>"));
+  CHECK(std::distance(std::filesystem::directory_iterator(folder.path()), {}) == 3);  // nothing beside them
+}
+
 TEST_CASE("routers and logits are in the tables, the lines and the page") {
   const test::TempFolder folder;
   test::SampleRun run = test::sample_run();
@@ -257,6 +279,8 @@ TEST_CASE("compare refuses what it cannot compare with exit status 2 and one mes
       {{reference, reference, "--max-rel-l2", "nan"}, "--max-rel-l2"},
       {{reference, reference, "--max-rel-l2", "x"}, "--max-rel-l2"},
       {{reference, reference, "--threshold", "x"}, "--threshold 'x': there is no"},
+      {{reference, reference, "--threshold", "model.layer.*: rel_l2 <= 1"},
+       "--threshold 'model.layer.*: rel_l2 <= 1': no point of either file matches the pattern"},
       {{reference, reference, "--baseline", (folder / "none.h5").string()}, "none.h5: no such file"},
       {{reference, reference, "--report", (folder / "no/where").string()}, "cannot be written"},
       {{reference, reference, "--html", (folder / "no/where").string()}, "cannot be written"},

@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -9,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/usage.h"
 #include "tests/support/process.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
@@ -32,6 +36,13 @@ TEST_CASE("an unknown option is one message with the nearest name, and exit stat
   CHECK(finished.err ==
         "error: --max-rel-l3: no such option or argument of layerprobe compare; did you mean --max-rel-l2?\n"
         "  help: layerprobe compare --help lists the options\n");
+}
+
+TEST_CASE("an unknown command or option is told before what is missing for want of it") {
+  CHECK(test::run_layerprobe({"inspct", "a.h5"}).err ==
+        "error: inspct: no such option or argument of layerprobe run; did you mean inspect?\n"
+        "  help: layerprobe run --help lists the options\n");
+  CHECK(test::run_layerprobe({"run", "--modle", "m"}).err.starts_with("error: --modle: no such option"));
 }
 
 TEST_CASE("no argument at all is an error that points to the help") {
@@ -117,6 +128,11 @@ TEST_CASE("an option is taken from the command line, else the file, else the env
 
 TEST_CASE("a file of options that cannot be is refused with its line") {
   const test::TempFolder folder;
+  const auto many = [](const std::string& part, int count) {
+    std::string out;
+    for (int i = 0; i < count; ++i) out += part;
+    return out;
+  };
   for (const auto& [contents, message] : std::vector<std::pair<std::string, std::string>>{
            {"model = \"m\"\ndtpye = \"float32\"\n", "line 2: \"dtpye\" is no option\n  help: did you mean dtype?\n"},
            {"[run]\ngpus = \"8x80GiB\"\n", "line 2: \"gpus\" is no option\n"},
@@ -132,8 +148,10 @@ TEST_CASE("a file of options that cannot be is refused with its line") {
            {"[=]\n", "line 1: is no TOML: "},
            {"[.a]\n", "line 1: is no TOML: "},
            {std::string(300, '['), "line 1: is no TOML: "},
-           {"prompt = " + std::string(300, '['), "line 1: is no TOML: "}}) {
-    CAPTURE(contents);
+           {"prompt = " + std::string(300, '['), "line 1: is no TOML: "},
+           {"\n" + many("a.", 1'000'000) + "b = 1\n", "line 2: has more than 500 dots between words"},
+           {"x = 1\n[ " + many("'a' . ", 500'000) + "b]\n", "line 2: has more than 500 dots between words"}}) {
+    CAPTURE(contents.substr(0, 100));
     const std::string file = folder.write("options.toml", contents).string();
     const test::Finished finished = test::run_layerprobe({"run", "--model", "m", "--prompt", "p", "--config", file});
     CHECK(finished.exit_code == 2);
@@ -214,6 +232,53 @@ TEST_CASE("memory that is not there is told as such, not as a bug") {
   CHECK(finished.err.find("error: the memory is not enough\n  help: ") != std::string::npos);
 }
 #endif
+
+TEST_CASE("a limit on the size of files is an error, and leaves no file") {
+  const test::TempFolder model, out;
+  test::write_tiny_model(model);
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  rlimit small = before;
+  small.rlim_cur = 20000;
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
+  const test::Finished finished = test::run_layerprobe(
+      {"--model", model.path().string(), "--random-tokens", "2x3", "--output", (out / "a.h5").string()});
+  REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+  CHECK(finished.exit_code == 2);
+  CHECK(finished.err.starts_with("error: "));
+  CHECK(std::filesystem::is_empty(out.path()));
+}
+
+TEST_CASE("a path that the file system refuses is told as such, not as a bug") {
+  const test::TempFolder folder;
+  test::write_tiny_model(folder);
+  const std::string name(300, 'x');
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {"compare", name, name},
+           {"merge", (folder / "merged.h5").string(), name},
+           {"--model", folder.path().string(), "--random-tokens", "1x1", "--output", name},
+           {"--model", folder.path().string(), "--random-tokens", "1x1", "--output", name.substr(50)}}) {
+    const test::Finished finished = test::run_layerprobe(arguments);
+    CHECK(finished.exit_code == 2);
+    CHECK(finished.err.starts_with("error: xxx"));
+    CHECK(finished.err.find(": File name too long\n  help: check the path") != std::string::npos);
+  }
+}
+
+TEST_CASE("standard streams that the caller closed are held, so that no file of the run gets their numbers") {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    for (int descriptor = 0; descriptor <= 2; ++descriptor) ::close(descriptor);
+    cli::hold_standard_streams();
+    char byte = 0;
+    const bool fails = ::read(0, &byte, 1) == -1 && ::write(1, &byte, 1) == -1 && ::write(2, &byte, 1) == -1;
+    ::_exit(fails && ::open("/dev/null", O_RDONLY) > 2 ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+}
 
 TEST_CASE("what stands in an error cannot steer the terminal") {
   const test::Finished finished = test::run_layerprobe({"inspect", "no\x1b[31m-such.h5"});

@@ -220,7 +220,11 @@ TEST_CASE("shards that do not belong together are refused with the first differe
 
   Layout whole = whole_layout();
   test::write_run(out / "no-shard.h5", whole);
-  refused({first, out / "no-shard.h5"}, path("no-shard.h5") + ": is no shard of a run: it has no attribute shard\n");
+  CHECK_THROWS_WITH_AS(merge(out / "merged.h5", {first, out / "no-shard.h5"}),
+                       (path("no-shard.h5") + ": is no shard of a run: it has no attribute shard\n" +
+                        "  help: name files that layerprobe run --shard INDEX/COUNT wrote")
+                           .c_str(),
+                       Error);
   refused({first, out / "missing.h5"}, path("missing.h5") + ": no such file");
   { const Writer stopped(out / "stopped.h5", shard_layout(1, 2), Writer::IfExists::refuse); }
   refused({first, out / "stopped.h5"}, path("stopped.h5") + ": the run that writes it has not finished");

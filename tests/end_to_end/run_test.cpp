@@ -6,12 +6,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "base/float16.h"
 #include "runtime/session.h"
 #include "store/reader.h"
+#include "tests/store/sample.h"
 #include "tests/support/fetched.h"
 #include "tests/support/places.h"
 #include "tests/support/process.h"
@@ -153,6 +155,16 @@ TEST_CASE("a layer by itself, or a range, gives the bits of the whole run") {
     CHECK(reader.points().size() == names.size());
     for (const std::string& name : names) CHECK(rows_of(reader, name) == rows_of(all, name));
   }
+
+  const std::vector<std::string> again = with(fed, {"--test-type", "multi", "--layers", "1-2", "--resume"});
+  CHECK(bench.run("multi.h5", again).exit_code == 0);
+  const std::vector<std::byte> rows = rows_of(all, "model.layers.0");
+  std::string bytes = test::read_all(bench.file("all.h5"));
+  const std::size_t at = bytes.find(std::string_view(reinterpret_cast<const char*>(rows.data()), 64));
+  REQUIRE(at != std::string::npos);
+  bytes[at] ^= 1;
+  test::write_all(bench.file("all.h5"), bytes);  // other values, and all else the same
+  CHECK(bench.run("multi.h5", again).err.find("is of another run: input is") != std::string::npos);
 }
 
 TEST_CASE("single keeps the block's input, output and every module's output") {
@@ -293,6 +305,13 @@ TEST_CASE("a run that stops anywhere is resumed to the same bits, behind the lay
 
   options.input.random_tokens = "9x13:2";
   CHECK_THROWS_WITH_AS(runtime::run(options, {}), doctest::Contains("is of another run: token 0 of prompt 0"), Error);
+
+  options.input.random_tokens = "9x13:1";
+  test::write_tiny_model(bench.model, test::kTinyConfig, [](const std::string& name, std::vector<float>& values) {
+    if (name == "model.layers.2.mlp.up_proj.weight") values[values.size() / 2] += 1;
+  });
+  CHECK_THROWS_WITH_AS(runtime::run(options, {}), doctest::Contains("is of another run: weights_sample_hash is"),
+                       Error);
 }
 
 TEST_CASE("a NaN is reported with the first point, prompt and token that has one") {
@@ -343,7 +362,9 @@ TEST_CASE("what cannot run is one message and leaves no file") {
   refused({"--random-tokens", "1x2", "--capture", "model.layers.0.mpl"}, "did you mean model.layers.0.mlp");
   refused({"--random-tokens", "1x2", "--capture", "lm_head"}, "use --test-type full");
   refused({"--random-tokens", "1x2", "--tokens", "first"}, "--tokens: \"first\"");
-  refused({"--random-tokens", "1x2", "--tokens-per-batch", "0"}, "--tokens-per-batch");
+  refused({"--random-tokens", "3x4", "--tokens", "4:9"}, "--tokens: \"4:9\" keeps no token of any prompt");
+  refused({"--random-tokens", "1x2", "--tokens-per-batch", "0"}, "--tokens-per-batch: \"0\" is no whole number from 1");
+  refused({"--random-tokens", "1x2", "--commit-every", "nan"}, "--commit-every: \"nan\" is no number from 0 on");
   refused({"--random-tokens", "1x2", "--device-map", "cuda:99"}, "error: --device-map: cuda");
   refused({"--random-tokens", "1x2", "--device-map", "gpu"}, "\"gpu\" is no map");
   refused({"--random-tokens", "1x2", "--device-map", "cpu:0,cpu:1", "--replicas", "3"}, "3 replicas");

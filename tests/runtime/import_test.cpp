@@ -291,10 +291,19 @@ TEST_CASE("import prints what it wrote and what to know of it") {
   CHECK(finished.err.find("note: left out 1 array that no --map names, the first is rest\n") != std::string::npos);
   const test::Finished again = test::run_layerprobe(command);
   CHECK(again.exit_code == 2);
-  CHECK(again.err.find("exists") != std::string::npos);
+  CHECK(again.err ==
+        text("error: ", out, ": exists already\n  help: --overwrite replaces it; or choose another OUT.h5\n"));
   std::vector<std::string> json = command;
   json.insert(json.end(), {"--overwrite", "--json"});
   CHECK(Json::parse(test::run_layerprobe(json).out, "stdout").find("num_rows")->integer() == 2);
+
+  std::filesystem::rename(out, out + ".partial");
+  CHECK(test::run_layerprobe(command).err.find("\n  help: --overwrite starts afresh; or choose another OUT.h5\n") !=
+        std::string::npos);
+  const std::string array = here + "/L0.npy", before = test::read_all(array);
+  const test::Finished swapped = test::run_layerprobe({"import", array, here, "--overwrite"});
+  CHECK(swapped.err.find(text(array, ": is an array and the file to be made of them")) != std::string::npos);
+  CHECK(test::read_all(array) == before);
 }
 
 }  // namespace layerprobe

@@ -317,6 +317,7 @@ TEST_CASE("two runs do not write one file") {
   for (const Writer::IfExists if_exists : {Writer::IfExists::resume, Writer::IfExists::overwrite}) {
     CHECK_THROWS_WITH_AS(Writer(folder / "a.h5", layout, if_exists),
                          doctest::Contains("a.h5.partial: another run is writing it"), Error);
+    CHECK_FALSE(std::filesystem::exists(folder / ".a.h5.partial.new"));
   }
   CHECK_FALSE(Reader(folder / "a.h5.partial").is_finished());  // reading is no harm
 }

@@ -132,6 +132,30 @@ TEST_CASE("the hash changes with config, names, storages and shapes, and not wit
         hash_of("{}", R"("a": {"dtype": "F16", "shape": [1, 2], "data_offsets": [0, 4]})", "1234"));
 }
 
+TEST_CASE("the sample's hash changes with the values of every tensor, and with nothing else") {
+  const auto hash_of = [](const std::string& config, const std::string& data) {
+    const test::TempFolder folder;
+    folder.write("config.json", config);
+    folder.write("model.safetensors",
+                 test::safetensors(R"({"a": {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]},
+                                       "b": {"dtype": "U8", "shape": [0], "data_offsets": [1000, 1000]},
+                                       "c": {"dtype": "U8", "shape": [3], "data_offsets": [1000, 1003]}})",
+                                   data));
+    return Checkpoint::open(folder.path().string()).sample_hash();
+  };
+  const auto changed = [](std::size_t at) {
+    std::string data(1003, 'x');
+    data[at] = 'y';
+    return data;
+  };
+  const std::string hash = hash_of("{}", std::string(1003, 'x'));
+  CHECK(hash.size() == 64);
+  CHECK(hash == hash_of("{ }", std::string(1003, 'x')));
+  CHECK(hash != hash_of("{}", changed(500)));
+  CHECK(hash != hash_of("{}", changed(1002)));
+  CHECK(hash == hash_of("{}", changed(0)));  // only the middle is looked at
+}
+
 TEST_CASE("a model is called as its folder, a cached one as its repository") {
   const test::TempFolder folder;
   for (const char* name : {"my-model/", "models--org--name/snapshots/0123/"}) {

@@ -81,6 +81,13 @@ TEST_CASE("a file that is no GGUF is refused") {
   CHECK_THROWS_WITH_AS(header_of("GG"), doctest::Contains("ends at byte 2 in the middle of the header"), Error);
 }
 
+TEST_CASE("of a file of a model's folder the folder is the name") {
+  const test::TempFolder folder;
+  const auto path = folder.write("config.json", "{\"model_type\": \"llama\"}");
+  CHECK_THROWS_WITH_AS(read_gguf_header(File::open_for_reading(path), 0),
+                       doctest::Contains(("help: name the model's folder: " + folder.path().string()).c_str()), Error);
+}
+
 TEST_CASE("a GGUF header cut off at any byte is refused") {
   const std::string whole =
       GgufBuilder().text("key", "value").strings("list", {"a", "b"}).tensor("t", {2}, kF32, "12345678").bytes();

@@ -63,6 +63,11 @@ TEST_CASE("a header nested a thousand deep is refused") {
                        doctest::Contains("nested deeper than 100"), Error);
 }
 
+TEST_CASE("what Git leaves in the place of large files is told as such") {
+  CHECK_THROWS_WITH_AS(header_of("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+                       doctest::Contains("is a Git LFS pointer, which stands for the weights"), Error);
+}
+
 TEST_CASE("a header that is not UTF-8 is refused") {
   CHECK_THROWS_WITH_AS(header_of("\"\xff\": {\"dtype\": \"U8\", \"shape\": [1], \"data_offsets\": [0, 1]}", 1),
                        doctest::Contains("not valid JSON at byte"), Error);
