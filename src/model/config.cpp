@@ -460,6 +460,12 @@ ModelConfig read_config(const Json& config, const std::string& where) {
     }
     reader.find("model_type");
   }
+  if (family->is_vision_language && !nested) {  // what transformers takes from the top has not these
+    for (const char* key : {"original_max_position_embeddings", "partial_rotary_factor"}) {
+      if (top.find(key) == nullptr) continue;
+      throw top.refuse(key, "is beside vision_config, where transformers does not read it", "put it into rope_scaling");
+    }
+  }
   refuse_other_math(reader);
   out.fp8 = read_fp8(top, where);
   read_shapes(reader, *family, out);

@@ -314,6 +314,8 @@ TEST_CASE("the decoder of a vision-language model is read from text_config, or f
   CHECK(twice.rms_norm_eps == 1e-6);
   CHECK(twice.unused_keys.empty());
 
+  refused(R"({"model_type": "qwen2_5_vl", "original_max_position_embeddings": 8})",
+          "original_max_position_embeddings: is beside vision_config");
   refused(R"({"model_type": "qwen3_vl", "text_config": {}, "rope_theta": 3})", "config.json: rope_theta: is 3");
   refused(R"({"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}})",
           "config.json: text_config: hidden_size: is string");
