@@ -308,7 +308,8 @@ class Ops {
   };
   /// Causal softmax attention of each prompt by itself; query head h reads key and value head
   /// h / (num_heads / num_key_value_heads). Scores, maximum and sum in f32 (f64). In f16 and bf16 the exponentials are
-  /// summed as they are and rounded before they meet the values; the result is divided by the sum and rounded once.
+  /// summed as they are and rounded before they meet the values, on the CPU where these are as wide as keys, and on a
+  /// GPU always: so do torch's fused kernels. The result is divided by the sum and rounded once.
   /// Never holds a [num_tokens, num_tokens] matrix. Source: scaled_dot_product_attention in torch; Dao 2023,
   /// arXiv:2307.08691.
   virtual void attention(const Attention& args) = 0;

@@ -31,6 +31,10 @@ constexpr std::array<FixedKey, 9> kMiniMaxM2Keys = {{{"use_qk_norm", "true"},
                                                      {"layernorm_linear_attention_beta", "1"},
                                                      {"layernorm_mlp_beta", "1"}}};
 
+// What configs of Qwen say that transformers' class does not ask.
+constexpr std::array<FixedKey, 1> kQwen3Keys = {{{"use_qk_norm", "true"}}};
+constexpr std::array<FixedKey, 1> kQwen3VlMoeKeys = {{{"norm_topk_prob", "true"}}};
+
 // What DeepSeek's own code can vary and transformers' class cannot.
 constexpr std::array<FixedKey, 3> kDeepseekV3Keys = {
     {{"scoring_func", "\"sigmoid\""}, {"topk_method", "\"noaux_tc\""}, {"moe_layer_freq", "1"}}};
@@ -100,7 +104,8 @@ constexpr std::array kArchitectures = {
                  .qk_norm = QkNorm::per_head,
                  .windows = Windows::use_sliding_window,
                  .sliding_window = 4096,
-                 .max_window_layers = 28},
+                 .max_window_layers = 28,
+                 .fixed_keys = kQwen3Keys},
     Architecture{.model_type = "mixtral",
                  .vocab_size = 32000,
                  .hidden_size = 4096,
@@ -147,7 +152,8 @@ constexpr std::array kArchitectures = {
                                     .has_dense_layers = true,
                                     .has_norm_topk_prob_key = true,
                                     .names = kMlpNames,
-                                    .router = {.normalizes = false, .rounds_weights = true}}},
+                                    .router = {.normalizes = false, .rounds_weights = true}},
+                 .fixed_keys = kQwen3Keys},
     Architecture{.model_type = "minimax_m2",
                  .vocab_size = 200064,
                  .hidden_size = 3072,
@@ -234,7 +240,8 @@ constexpr std::array kArchitectures = {
                                     .has_norm_topk_prob_key = false,
                                     .names = kFusedNames,
                                     .router = {.rounds_weights = true}},
-                 .is_vision_language = true},
+                 .is_vision_language = true,
+                 .fixed_keys = kQwen3VlMoeKeys},
     Architecture{.model_type = "deepseek_v3",
                  .vocab_size = 129280,
                  .hidden_size = 7168,

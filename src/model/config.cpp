@@ -17,7 +17,7 @@ namespace {
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 24;
 
 /// Keys without influence on the hidden states: names, training, generation, how transformers runs.
-constexpr std::array<std::string_view, 47> kInertKeys = {"_attn_implementation",
+constexpr std::array<std::string_view, 48> kInertKeys = {"_attn_implementation",
                                                          "_attn_implementation_autoset",
                                                          "_flash_attn_2_enabled",
                                                          "_name_or_path",
@@ -51,6 +51,7 @@ constexpr std::array<std::string_view, 47> kInertKeys = {"_attn_implementation",
                                                          "output_attentions",
                                                          "output_hidden_states",
                                                          "pad_token_id",
+                                                         "pretraining_tp",
                                                          "problem_type",
                                                          "pruned_heads",
                                                          "resid_pdrop",
@@ -66,11 +67,11 @@ constexpr std::array<std::string_view, 47> kInertKeys = {"_attn_implementation",
                                                          "use_flash_attn"};
 
 /// A key we do not know changes the math, as far as its name tells, when it holds one of these.
-constexpr std::array<std::string_view, 32> kTellingWords = {
-    "act",   "alibi",    "attention", "attn",   "bias",       "cap",  "clip",     "embedding",
-    "eps",   "expert",   "factor",    "head",   "hidden",     "kv_",  "layer",    "layernorm",
-    "logit", "mask",     "mlp",       "moe",    "multiplier", "norm", "position", "qk_",
-    "quant", "residual", "rope",      "rotary", "router",     "scal", "sink",     "window"};
+constexpr std::array<std::string_view, 36> kTellingWords = {
+    "act",       "alibi", "attention", "attn",   "bias",       "bidirectional", "cap",      "causal", "clip",
+    "embedding", "eps",   "expert",    "factor", "head",       "hidden",        "kv_",      "layer",  "layernorm",
+    "logit",     "mask",  "mlp",       "moe",    "multiplier", "norm",          "position", "qk_",    "quant",
+    "residual",  "rope",  "rotary",    "router", "scal",       "scoring",       "sink",     "topk",   "window"};
 
 /// null, false, 0, "" and empty containers say "no such thing".
 bool says_no(const Json& value) {
@@ -135,8 +136,8 @@ void refuse_other_math(ConfigReader& reader) {
   if (reader.find("compression_config") != nullptr) {
     throw reader.refuse("compression_config", "checkpoints quantised so are not supported", kOtherCheckpoint);
   }
-  if (reader.integer("pretraining_tp", 1, 0, 1 << 20) > 1) {
-    throw reader.refuse("pretraining_tp", "more than 1 is not supported");
+  if (!reader.boolean("is_causal", true)) {
+    throw reader.refuse("is_causal", "is false: attention to the tokens behind is not supported");
   }
 }
 
@@ -184,7 +185,7 @@ void read_rope_type(ConfigReader& rope, RopeParameters& out, std::int64_t rotary
     out.beta_slow = unless_zero("beta_slow", 1);
     out.mscale = rope.optional_number("mscale");
     out.mscale_all_dim = rope.optional_number("mscale_all_dim");
-    out.truncate = rope.boolean("truncate", true);
+    out.truncate = rope.boolean("truncate", !rope.is_null("truncate"));  // null: no, in transformers
   }
   if (type == "longrope") {
     out.short_factor = rope.numbers("short_factor");
@@ -232,6 +233,10 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, const A
   const Json& dictionary = use_old ? *old_spelling : new_spelling != nullptr ? *new_spelling : empty;
   ConfigReader rope(dictionary, where + (use_old ? ": rope_scaling" : ": rope_parameters"));
 
+  // transformers gives a default to what is absent, and none to a null.
+  for (const char* key : {"rope_type", "rope_theta"}) {
+    if (rope.is_null(key)) throw rope.refuse(key, "is null", "remove the key, or give it a value");
+  }
   RopeParameters out;
   const std::string old_type = rope.string("type", "default");
   out.rope_type = rope.string("rope_type", old_type);
@@ -266,6 +271,10 @@ RopeParameters read_rope(ConfigReader& reader, const std::string& where, const A
   // A top-level value wins; types that have no use for it may carry it.
   const double in_dictionary = rope.number("original_max_position_embeddings", max_position_embeddings, 0);
   out.original_max_position_embeddings = reader.number("original_max_position_embeddings", in_dictionary, 0);
+  if (out.rope_type == "longrope" && !out.attention_factor && !(out.original_max_position_embeddings > 1)) {
+    throw rope.refuse("original_max_position_embeddings",
+                      text("is ", out.original_max_position_embeddings, "; expected more than 1"));
+  }
   refuse_unknown_rope_keys(rope, out.rope_type);
   return out;
 }

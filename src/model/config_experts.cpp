@@ -94,8 +94,10 @@ std::optional<ExpertsConfig> read_experts(ConfigReader& reader, const Architectu
       experts.moe_intermediate_size > 0
           ? reader.integer("moe_intermediate_size", experts.moe_intermediate_size, 1, INT64_C(1) << 24)
           : out.intermediate_size;
-  if (experts.has_norm_topk_prob_key)
-    config.router.normalizes = reader.boolean("norm_topk_prob", config.router.normalizes);
+  if (experts.has_norm_topk_prob_key) {
+    const bool otherwise = config.router.normalizes && !reader.is_null("norm_topk_prob");  // null: not, in transformers
+    config.router.normalizes = reader.boolean("norm_topk_prob", otherwise);
+  }
   read_groups(reader, experts, config);
   if (experts.n_shared_experts > 0) {
     config.shared_intermediate_size =

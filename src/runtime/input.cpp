@@ -20,10 +20,6 @@ constexpr const char* kFewerFix = "give fewer prompts at once, or shorter ones";
 constexpr std::uint64_t kMaxPromptFileBytes = std::uint64_t{16} << 30;
 constexpr std::int64_t kMaxTokens = std::int64_t{1} << 30;  // ids and positions of so many take 8 GiB
 
-Error bad_input(std::string where, std::string what, std::string fix) {
-  return Error({.kind = ErrorKind::input, .where = std::move(where), .what = std::move(what), .fix = std::move(fix)});
-}
-
 /// Collects prompts, each checked. Texts are encoded at the end: those of other shards need not be.
 class Collector {
  public:

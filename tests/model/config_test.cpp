@@ -56,6 +56,11 @@ TEST_CASE("old and new spellings say the same") {
   CHECK(read(llama(R"("rope_scaling": null, "rope_theta": 7.0)")).rope.rope_theta == 7);
 }
 
+TEST_CASE("a null truncate is false, an absent one true") {
+  CHECK(read(llama(R"("rope_scaling": {"type": "yarn", "factor": 4})")).rope.truncate);
+  CHECK_FALSE(read(llama(R"("rope_scaling": {"type": "yarn", "factor": 4, "truncate": null})")).rope.truncate);
+}
+
 TEST_CASE("a top-level original_max_position_embeddings wins, and max_position_embeddings stands in") {
   const std::string yarn =
       R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 10})";
@@ -114,6 +119,16 @@ TEST_CASE("what is not understood is refused by name") {
   refused(llama(R"("vocab_size": 0)"), "vocab_size: is 0; expected 1 to");
   refused(llama(R"("intermediate_size": 1e300)"), "intermediate_size: is number");
   refused(llama(R"("dtype": "int8")"), "dtype: is \"int8\"");
+  refused(llama(R"("is_causal": false)"), "is_causal: is false");
+  refused(llama(R"("use_bidirectional": true)"), "use_bidirectional: is true: a key that is not known here");
+  refused(of_type("mixtral", R"("scoring_func": "sigmoid")"), "scoring_func: is \"sigmoid\": a key that is not known");
+  refused(of_type("qwen3", R"("rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}})"),
+          "rope_parameters: full_attention: is not known for rope_type \"default\"");
+  refused(llama(R"("rope_scaling": {"rope_type": null, "factor": 2})"), "rope_scaling: rope_type: is null");
+  refused(llama(R"("rope_parameters": {"rope_type": "default", "rope_theta": null})"), "rope_theta: is null");
+  refused(llama(R"("head_dim": 2, "rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2],
+                                                   "original_max_position_embeddings": 1})"),
+          "original_max_position_embeddings: is 1; expected more than 1");
 }
 
 TEST_CASE("sizes that no model has are refused before anything is made of that size") {
@@ -147,6 +162,10 @@ TEST_CASE("keys without influence are read over, others without effect are liste
   CHECK(read(llama(R"("attn_implementation": "flash_attention_2", "use_flash_attn": true,
                       "rope_scaling": {"type": "yarn", "factor": 4, "finetuned": true})"))
             .rope.rope_type == "yarn");
+  CHECK(read(llama(R"("pretraining_tp": 2, "is_causal": true)")).unused_keys.empty());
+  // As Qwen3-Coder and Qwen3-VL-30B-A3B say what their class does in any case.
+  CHECK(read(of_type("qwen3_moe", R"("use_qk_norm": true)")).qk_norm == QkNorm::per_head);
+  CHECK(read(R"({"model_type": "qwen3_vl_moe", "text_config": {"norm_topk_prob": true}})").unused_keys.empty());
 }
 
 TEST_CASE("experts have their keys and transformers' defaults") {
@@ -198,6 +217,9 @@ TEST_CASE("keys of experts that ask for other math are refused") {
   refused(minimax(R"("num_experts_per_tok": 500)"), "num_experts_per_tok: is 500 where there are 256 experts");
   refused(of_type("qwen3_moe", R"("moe_layer_start_index": 3)"), "is not known here");
   refused(of_type("qwen3_moe", R"("shared_expert_intermediate_size": 3)"), "is not known here");
+  refused(of_type("qwen3_moe", R"("use_qk_norm": false)"), "use_qk_norm: is false; qwen3_moe is supported with true");
+  refused(R"({"model_type": "qwen3_vl_moe", "text_config": {"norm_topk_prob": false}})",
+          "norm_topk_prob: is false; qwen3_vl_moe is supported with true");
 }
 
 TEST_CASE("DeepSeek-V3 has latent attention, groups of experts and a shared one") {
@@ -236,6 +258,7 @@ TEST_CASE("DeepSeek-V3 has latent attention, groups of experts and a shared one"
   CHECK_FALSE(other.has_dense_layers());
   CHECK(other.qkv_bias);
   CHECK(other.num_mtp_layers == 0);
+  CHECK_FALSE(read(small(R"("n_group": 4, "norm_topk_prob": null)")).experts->router.normalizes);
 
   refused(small(R"("n_group": 3)"), "n_group: is 3 where there are 8 experts");
   refused(small(R"("n_group": 8)"), "n_group: is 8 where there are 8 experts");

@@ -69,6 +69,9 @@ template <typename A>
 /// shorter than a vector. Of its result on N(0, 1) inputs this leaves 0.0 to 0.1% of the elements different; accurate
 /// exponentials everywhere 3 to 14%, exponentials that are not rounded 30 to 39% (torch 2.11.0, AVX-512, 33 to 700
 /// tokens, head_dim 12 to 64).
+///
+/// That kernel takes values as wide as keys alone. For others torch expands all to f32 and rounds the result only:
+/// UnroundedTerms. Of its result this leaves 0.0 to 0.2% of the elements different (40 tokens, head_dim 12 to 192).
 template <typename Element, typename Terms, typename A>
 inline void take_exponentials(A* scores, std::int64_t count, std::int64_t whole_vectors, Rows seen, A scaling, A& max,
                               A& sum, A* out, std::int64_t out_columns) {
@@ -88,7 +91,7 @@ inline void take_exponentials(A* scores, std::int64_t count, std::int64_t whole_
   V sums = {};
   for (std::int64_t key = 0; key < count; key += kLanes<A>) {
     V value = load(scores + key) * scaling - max;
-    if constexpr (sizeof(Element) == 2) {
+    if constexpr (sizeof(Element) == 2 && Terms::kRoundsWeights) {
       value = key < whole_vectors ? fast_exponential(value) : exponential(value);
     } else {
       value = exponential(value);
@@ -208,19 +211,29 @@ struct TermsOf<Bf16, Bf16Terms> {
   using Type = Bf16Terms;
 };
 
+/// Calls `run.operator()<Element, Terms>()` with those of the call.
+template <typename Bf16Terms, typename Run>
+void with_terms(const Ops::Attention& args, Run&& run) {
+  dispatch(args.out.dtype, [&]<typename Element>() {
+    if constexpr (sizeof(Element) == 2) {
+      if (value_head_dim_of(args) != args.head_dim) return run.template operator()<Element, UnroundedTerms<Element>>();
+    }
+    run.template operator()<Element, typename TermsOf<Element, Bf16Terms>::Type>();
+  });
+}
+
 template <typename Bf16Terms>
 void pack_key_values(const Ops::Attention& args, const PackedKeyValues& packed, const Prompt& prompt,
                      std::int64_t key_value_head, Rows tokens) {
-  dispatch(args.out.dtype, [&]<typename Element>() {
-    pack_head<Element, typename TermsOf<Element, Bf16Terms>::Type>(args, packed, prompt, key_value_head, tokens);
+  with_terms<Bf16Terms>(args, [&]<typename Element, typename Terms>() {
+    pack_head<Element, Terms>(args, packed, prompt, key_value_head, tokens);
   });
 }
 
 template <typename Bf16Terms>
 void attention(const Ops::Attention& args, const PackedKeyValues& packed, const Prompt& prompt, std::int64_t head,
                Rows tokens, void* scratch) {
-  dispatch(args.out.dtype, [&]<typename Element>() {
-    using Terms = typename TermsOf<Element, Bf16Terms>::Type;
+  with_terms<Bf16Terms>(args, [&]<typename Element, typename Terms>() {
     if (attend_all<Element, Terms>(args, packed, prompt, head, tokens, scratch, false)) return;
     // A value that is not finite times a weight of 0 is NaN: a token would see what comes after it. Again, row by row.
     attend_all<Element, Terms>(args, packed, prompt, head, tokens, scratch, true);

@@ -27,6 +27,7 @@ inline std::int64_t value_head_dim_of(const Ops::Attention& args) {
 template <typename Element>
 struct SingleTerms {
   using Term = Scalar<Element>;
+  static constexpr bool kRoundsWeights = true;
 
   /// Terms of so many elements.
   static std::int64_t count(std::int64_t elements) { return elements; }
@@ -73,6 +74,15 @@ struct SingleTerms {
                        std::int64_t c_stride, bool add) {
     multiply_panel(a, a_stride, b, depth, c, c_stride, add);
   }
+};
+
+/// The same with weights of the values that are not rounded to Element.
+template <typename Element>
+struct UnroundedTerms : SingleTerms<Element> {
+  using Term = Scalar<Element>;
+  static constexpr bool kRoundsWeights = false;
+
+  static void store_weights(Term* to, std::int64_t key, Vector<Element> weights) { store(to + key, weights); }
 };
 
 /// Where one head's keys and values of a prompt begin in PackedKeyValues.

@@ -13,6 +13,7 @@ namespace {
 /// an f32 sum. Denormal numbers count as 0 there.
 struct Bf16Pairs {
   using Term = std::uint32_t;
+  static constexpr bool kRoundsWeights = true;
 
   static std::int64_t count(std::int64_t elements) { return (elements + 1) / 2; }
 
