@@ -82,6 +82,10 @@ std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** arg
   const auto is_subcommand = [&](const std::string& name) {
     return !app.get_subcommands([&](const CLI::App* each) { return each->get_name() == name; }).empty();
   };
+  if (!arguments.empty() && arguments.front() == "help") {  // "help merge" is "merge --help"
+    arguments.erase(arguments.begin());
+    arguments.push_back("--help");
+  }
   if (is_subcommand("run") && !arguments.empty()) {
     const std::string& first = arguments.front();
     const bool stays = first == "--help" || first == "-h" || first == "--version" || is_subcommand(first);

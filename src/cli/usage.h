@@ -18,7 +18,7 @@ void hold_standard_streams();
 void add_global_options(CLI::App& app);
 
 /// The arguments in the order that CLI::App::parse takes, the last one first. "run" is put in front when the first is
-/// no subcommand, --help or --version.
+/// no subcommand, --help or --version; "help COMMAND" is "COMMAND --help".
 std::vector<std::string> arguments_for(const CLI::App& app, int argc, char** argv);
 
 /// The command as a shell would take it again: words with anything unusual in them in single quotes.

@@ -100,6 +100,13 @@ class Collector {
         prompts.input_ids.insert(prompts.input_ids.end(), ids + given_.cu_seqlens[p], ids + given_.cu_seqlens[p + 1]);
       } else {
         const std::vector<std::int32_t> of_text = encode_(given_.texts[p]);
+        for (const std::int32_t id : of_text) {
+          if (id < config_.vocab_size) continue;
+          throw bad_input(
+              where(numbers_[p]),
+              text("the tokenizer makes the id ", id, " of it, outside the model's vocabulary of ", config_.vocab_size),
+              "fetch weights, config.json and tokenizer.json from one revision");
+        }
         prompts.input_ids.insert(prompts.input_ids.end(), of_text.begin(), of_text.end());
       }
       end_prompt(prompts, numbers_[p]);

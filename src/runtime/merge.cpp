@@ -40,6 +40,7 @@ struct ShardFile {
   Prompts prompts;
   CapturedRows rows;
   std::int64_t top_k = 0;
+  std::int64_t num_experts = 0;  // that its points with chosen experts count
   Shard shard = {};
   std::int64_t first_prompt = 0;  // of the whole input
   std::int64_t whole_prompts = 0;
@@ -73,6 +74,9 @@ ShardFile open_shard(const fs::path& path) {
                   .prompts = reader.prompts(),
                   .rows = reader.rows(),
                   .top_k = reader.top_k().k};
+  for (std::size_t point = 0; point < shard.points.size() && shard.num_experts == 0; ++point) {
+    shard.num_experts = std::ssize(reader.expert_counts(point));
+  }
   const std::string& part = attribute<std::string>(shard, kShard);
   try {
     shard.shard = parse_shard(part);
@@ -125,6 +129,7 @@ void expect_alike(const ShardFile& first, const ShardFile& other) {
     same(text("captured point ", i), shown_of(other), shown_of(first));
   }
   same("the number of ranked tokens (top k)", text(other.top_k), text(first.top_k));
+  same("the number of experts", text(other.num_experts), text(first.num_experts));
   const auto kept = [](const ShardFile& shard) { return has_means(shard.rows) ? "the mean over them" : "themselves"; };
   same("what is kept of tokens", kept(other), kept(first));
   const auto ids = [](const ShardFile& shard) { return shard.prompts.input_ids.empty() ? "hidden states" : "tokens"; };
@@ -187,6 +192,7 @@ Layout layout_of(const std::vector<ShardFile>& shards, const std::string& comman
   Layout layout;
   layout.points = first.points;
   layout.top_k = first.top_k;
+  layout.num_experts = first.num_experts;
   layout.prompts.cu_seqlens = {0};
   layout.rows.cu_rows = {0};
   const bool has_texts = std::ranges::any_of(shards, [](const ShardFile& each) { return !each.prompts.texts.empty(); });

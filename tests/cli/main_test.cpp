@@ -27,6 +27,8 @@ TEST_CASE("--version and --help answer on stdout and succeed") {
   CHECK(help.exit_code == 0);
   CHECK(help.out.find("compare") != std::string::npos);
   CHECK(help.err.empty());
+  CHECK(test::run_layerprobe({"help"}).out == help.out);
+  CHECK(test::run_layerprobe({"help", "merge"}).out == test::run_layerprobe({"merge", "--help"}).out);
 }
 
 TEST_CASE("an unknown option is one message with the nearest name, and exit status 2") {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -306,6 +307,30 @@ TEST_CASE("MiniMax-M2 over eight devices, into several files, is what one device
   options.output = (out / "auto.h5").string();
   runtime::run(options, {});
   test::check_same_capture(out / "one.h5", out / "auto.h5");
+}
+
+TEST_CASE("how many tokens chose each expert is counted over all shards") {
+  const test::TempFolder out;
+  runtime::RunOptions options;
+  options.model = (test::root_folder() / "tests/data/parity/mixtral-gqa").string();
+  options.input.random_tokens = "5x4";
+  options.request.capture = {"model.layers.*.mlp:topk_indices"};
+  options.output = (out / "whole.h5").string();
+  runtime::run(options, {});
+  Paths files;
+  for (std::int64_t index = 0; index < 2; ++index) {
+    options.shard = runtime::Shard{.index = index, .count = 2};
+    options.output = (out / text("part", index, ".h5").c_str()).string();
+    runtime::run(options, {});
+    files.emplace_back(options.output);
+  }
+  merge(out / "merged.h5", files);
+  const Reader whole(out / "whole.h5"), merged(out / "merged.h5");
+  for (std::size_t point = 0; point < whole.points().size(); ++point) {
+    const std::vector<std::int64_t> counts = whole.expert_counts(point);
+    CHECK(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}) == 5 * 4 * whole.points()[point].point.width);
+    CHECK(merged.expert_counts(point) == counts);
+  }
 }
 
 TEST_CASE("merge tells what it did and what was wrong") {

@@ -165,6 +165,8 @@ TEST_CASE("input that cannot be run is refused with its place") {
     CHECK_THROWS_WITH_AS(read(options), doctest::Contains(message), Error);
   };
   refused({.prompts = {"A", ""}}, "--prompt 2: is empty");
+  refused({.prompts = {"A", "An"}},
+          "--prompt 2: the tokenizer makes the id 110 of it, outside the model's vocabulary of 100");
   refused({.prompts = {"caf\xe9"}}, "--prompt 1: is not UTF-8");
   refused({.prompts_file = folder.file("u.txt", std::string("A\n\xff\xfe\0B", 6))}, "u.txt: line 2: is not UTF-8");
   refused({.prompts_file = folder.file("e.txt", "A\n\nB\n")}, "e.txt: line 2: is empty");
