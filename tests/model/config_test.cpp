@@ -258,7 +258,8 @@ TEST_CASE("DeepSeek-V3 has latent attention, groups of experts and a shared one"
   CHECK_FALSE(other.has_dense_layers());
   CHECK(other.qkv_bias);
   CHECK(other.num_mtp_layers == 0);
-  const ModelConfig null = read(small(R"("n_group": 4, "norm_topk_prob": null)"));
+  const ModelConfig null = read(small(R"("n_group": 4, "first_k_dense_replace": 0, "norm_topk_prob": null)"));
+  REQUIRE(null.experts);
   CHECK_FALSE(null.experts->router.normalizes);
 
   refused(small(R"("n_group": 3)"), "n_group: is 3 where there are 8 experts");
