@@ -286,6 +286,20 @@ def try_refusals():
             SLURM_ARRAY_TASK_MIN="2", SLURM_ARRAY_TASK_MAX="2")
 
 
+def try_long_answers():
+    """Without Slurm: where a job's id is its array's too, scontrol tells of every task, more than a pipe may hold."""
+    programs = WORK / "programs"
+    programs.mkdir()
+    for script in SCRIPTS.glob("*.sbatch"):
+        (programs / "scontrol").write_text(f"#!/bin/sh\nyes '   Command={script} x.h5' | head -n 20000\n")
+        (programs / "scontrol").chmod(0o755)
+        done = subprocess.run(["bash", script, "x.h5", "no-shard.h5"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, env=os.environ | {"SLURM_JOB_ID": "1", "MODEL_PATH": "",
+                                                           "PATH": f"{programs}:{os.environ['PATH']}"})
+        came_to = "no-shard.h5" if script.stem == "merge" else "MODEL_PATH is not set"
+        expect(done.returncode == 2 and came_to in done.stdout, f"{script.name}: {done.returncode}, {done.stdout}")
+
+
 def try_single():
     """A script that is called from another folder finds the program beside it; the time limit's signal comes first."""
     elsewhere = WORK / "else where"
@@ -322,6 +336,7 @@ with tempfile.TemporaryDirectory(prefix="slurm") as work:
     os.environ |= {"MODEL_PATH": str(MODEL), "LAYERPROBE": str(PROGRAM), "DEVICE_MAP": "cpu", "OMP_WAIT_POLICY": "passive",
                    "CHECK_LEVEL": "1" if has_check() else "0"}
     try_refusals()
+    try_long_answers()
     start = time.monotonic()
     with Slurm(WORK / "cluster"):
         print(f"Slurm is up after {time.monotonic() - start:.1f} s")
