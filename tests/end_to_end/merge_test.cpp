@@ -272,6 +272,7 @@ TEST_CASE("MiniMax-M2 over eight devices, into several files, is what one device
   options.model = (model / "m").string();
   options.input.random_tokens = "24x20:3";
   options.tokens_per_batch = 40;
+  options.device_map = "cpu";
   options.output = (out / "one.h5").string();
   runtime::run(options, {});
 
