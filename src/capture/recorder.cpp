@@ -99,12 +99,15 @@ Recorder::Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mea
       full_(2 * slots_.count),
       free_(slots_.count) {
   try {
-    threads_.emplace_back([this] { make_slots(); });
     for (int i = 0; i < ops.capture_resources().writers; ++i) threads_.emplace_back([this] { write_parts(); });
   } catch (...) {  // the system has no more
     join();
     throw;
   }
+}
+
+void Recorder::start_slots() {
+  threads_.emplace_back([this] { make_slots(); });
 }
 
 Recorder::~Recorder() {

@@ -79,10 +79,12 @@ class Gathering {
 class Recorder {
  public:
   /// `writer` may be null (--output none): everything is done but the writing. `ring_bytes` of all slots; 0: what the
-  /// device likes. All but the device may be shared with the recorders of other devices, and outlive this. Slots are
-  /// made in the background, while weights are loaded.
+  /// device likes. All but the device may be shared with the recorders of other devices, and outlive this.
   Recorder(device::Ops& ops, const store::Layout& layout, bool keeps_mean, store::Writer* writer, Gathering& gathering,
            std::size_t ring_bytes);
+  /// Has the slots made in the background, while weights are loaded: before anything is recorded. Pinned memory is made
+  /// one piece at a time, and what the loading needs of it goes first.
+  void start_slots();
   /// Writes and commits what was recorded, so that a run that stops half-way can be continued; drops what goes wrong
   /// then.
   ~Recorder();

@@ -43,7 +43,7 @@ struct LoadPiece {
 /// How loads are read: in the order of the files and of the bytes in each, small neighbours at once, large ones cut.
 struct LoadPlan {
   /// At most, from the multiple of kDirectAlignment below a piece's begin to the one above its end.
-  static constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+  static constexpr std::size_t kPieceBytes = std::size_t{2} << 20;
   static constexpr std::size_t kMostParts = 64;  // of a piece
 
   /// `loads` are put in the order in which they are read.

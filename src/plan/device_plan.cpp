@@ -11,11 +11,9 @@
 namespace layerprobe::plan {
 namespace {
 
-/// Tokens of a micro-batch on a GPU, and the share of its rate that they reach (measured: docs/placement.md). The
-/// second are for models with experts, whose batches are plan/footprints.h's batch_factor times as large: from the time
-/// that a prototype of one MiniMax-M2 layer took on an H100 80GB for 65,536, 32,768 and 16,384 tokens.
+/// Tokens of a micro-batch on a GPU, and the share of its rate that they reach (measured: docs/placement.md). Batches
+/// of models with experts are plan/footprints.h's batch_factor times as large.
 constexpr std::array<std::pair<std::int64_t, double>, 3> kGpuBatches = {{{8192, 1.0}, {4096, 0.98}, {2048, 0.96}}};
-constexpr std::array<std::pair<std::int64_t, double>, 3> kExpertBatches = {{{8192, 1.0}, {4096, 0.95}, {2048, 0.84}}};
 
 /// A placement with all that it follows from.
 struct Candidate {
@@ -57,7 +55,8 @@ class Planner {
     devices_ = placement::device_budgets(map_, max_memory, request.machine);
     host_limit_ = placement::host_budget(map_, max_memory, request.machine);
     is_gpu_ = devices_.front().device.kind == placement::Device::Kind::cuda;
-    rates_ = is_gpu_ ? gpu_rates(plan.dtype, devices_.size(), request.model_in_memory, request.output_in_memory)
+    rates_ = is_gpu_ ? gpu_rates(plan.dtype, devices_.size(), request.model_in_memory, request.output_in_memory,
+                                 request.multiplies_fp8)
                      : cpu_rates(plan.dtype, std::max(1u, request.num_cores / static_cast<unsigned>(devices_.size())),
                                  request.model_in_memory, request.output_in_memory);
     work_ = work_of(config, checkpoint, plan, prompts, rates_, is_gpu_);
@@ -70,8 +69,9 @@ class Planner {
     Candidate out;
     out.tokens_per_batch = tokens_per_batch;
     out.work = work_;
-    for (placement::Module& module : out.work.modules) module.compute_seconds /= efficiency;
     out.work.num_micro_batches = count_micro_batches(prompts_, tokens_per_batch);
+    for (placement::Module& module : out.work.modules) module.compute_seconds /= efficiency;
+    add_expert_products(out);
     out.work.output_seconds = static_cast<double>(request_.output_bytes) / rates_.disk_write_bytes;
     out.reserve = reserve_of(config_, plan_, prompts_, tokens_per_batch, is_gpu_, devices_.size());
     try {
@@ -84,6 +84,19 @@ class Planner {
     }
     out.prediction = placement::predict(out.work, out.placement);
     return out.placement.streams() ? with_states(out) : out;
+  }
+
+  void add_expert_products(Candidate& candidate) const {
+    if (!config_.experts) return;
+    constexpr double kProducts = 2;  // gate_up_proj, down_proj
+    const std::int64_t choices =
+        largest_micro_batch(prompts_, candidate.tokens_per_batch) * config_.experts->num_experts_per_tok;
+    const double seconds = kProducts * static_cast<double>(std::min(choices, config_.experts->num_experts)) *
+                           static_cast<double>(candidate.work.num_micro_batches) * rates_.expert_product_seconds;
+    std::size_t layer = 0;
+    for (placement::Module& module : candidate.work.modules) {
+      if (module.is_layer && config_.has_experts(plan_.layers[layer++])) module.compute_seconds += seconds;
+    }
   }
 
   /// With room for what waits while layers come and go: on the device where the run is not slower for it, else in the
@@ -126,14 +139,13 @@ class Planner {
     const std::int64_t factor = batch_factor(config_);
     if (!is_gpu_) return chosen_for_cpu(factor);
     std::optional<Candidate> best;
-    const auto& batches = config_.experts ? kExpertBatches : kGpuBatches;
-    for (std::size_t i = 0; i < batches.size(); ++i) {
-      const auto& [tokens, efficiency] = batches[i];
+    for (std::size_t i = 0; i < kGpuBatches.size(); ++i) {
+      const auto& [tokens, efficiency] = kGpuBatches[i];
       try {
         Candidate next = candidate(factor * tokens, efficiency);
         if (!best || next.prediction.placed_seconds < best->prediction.placed_seconds) best = std::move(next);
       } catch (const Error& error) {  // a smaller batch may leave the room that is missing
-        const bool is_last = i + 1 == batches.size();
+        const bool is_last = i + 1 == kGpuBatches.size();
         if (error.kind() != ErrorKind::resource || (is_last && !best)) throw;
       }
     }

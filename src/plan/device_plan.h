@@ -22,6 +22,7 @@ struct DeviceRequest {
   std::int64_t num_replicas = 0;    // 0: as many as pay
   placement::Machine machine = {};
   unsigned num_cores = 1;
+  bool multiplies_fp8 = false;     // --fp8-math w8a8
   std::uint64_t output_bytes = 0;  // of the file; 0: nothing is written
   bool model_in_memory = false;    // on a tmpfs
   bool output_in_memory = false;

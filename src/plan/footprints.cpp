@@ -94,9 +94,14 @@ class Modules {
 
 }  // namespace
 
-Rates gpu_rates(Dtype dtype, std::size_t num_gpus, bool model_in_memory, bool output_in_memory) {
+Rates gpu_rates(Dtype dtype, std::size_t num_gpus, bool model_in_memory, bool output_in_memory, bool multiplies_fp8) {
   Rates rates = cpu_rates(dtype, 1, model_in_memory, output_in_memory);
   rates.flops = dtype == Dtype::f64 ? 51.5e12 : dtype == Dtype::f32 ? 49.5e12 : 600e12;
+  rates.expert_product_seconds = 18e-6;
+  if (multiplies_fp8) {
+    rates.flops = 650e12;
+    rates.expert_product_seconds = 7e-6;
+  }
   rates.memory_bytes = 3e12;
   rates.host_bytes = 50e9;
   if (model_in_memory) rates.disk_read_bytes = num_gpus > 1 ? 62e9 : 42e9;
@@ -109,7 +114,8 @@ Rates cpu_rates(Dtype dtype, unsigned num_cores, bool model_in_memory, bool outp
           .memory_bytes = 20e9,
           .host_bytes = 10e9,
           .disk_read_bytes = model_in_memory ? 10e9 : 1.5e9,
-          .disk_write_bytes = output_in_memory ? 23e9 : 1.2e9};
+          .disk_write_bytes = output_in_memory ? 23e9 : 1.2e9,
+          .expert_product_seconds = 0};
 }
 
 placement::TreeModule module_tree(const model::ModelConfig& config, Dtype dtype) {

@@ -19,9 +19,11 @@ struct Rates {
   double host_bytes = 0;       // between the host and one device, in each direction
   double disk_read_bytes = 0;  // weights from where they are, to all devices at once
   double disk_write_bytes = 0;
+  double expert_product_seconds = 0;  // what each product of an expert takes, however few its rows, beyond `flops`
 };
-/// An H100's, sustained, and the disk's: docs/placement.md says by what they were measured.
-Rates gpu_rates(Dtype dtype, std::size_t num_gpus, bool model_in_memory, bool output_in_memory);
+/// An H100's, sustained, and the disk's: docs/placement.md says by what they were measured. `multiplies_fp8`:
+/// --fp8-math w8a8.
+Rates gpu_rates(Dtype dtype, std::size_t num_gpus, bool model_in_memory, bool output_in_memory, bool multiplies_fp8);
 /// Of so many cores with AVX-512 BF16.
 Rates cpu_rates(Dtype dtype, unsigned num_cores, bool model_in_memory, bool output_in_memory);
 

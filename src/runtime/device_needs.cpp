@@ -77,6 +77,7 @@ plan::DevicePlan plan_devices(const RunOptions& options, const Prepared& prepare
                              .num_replicas = options.num_replicas,
                              .machine = machine,
                              .num_cores = std::max(1u, std::thread::hardware_concurrency()),
+                             .multiplies_fp8 = options.fp8_math == Fp8Math::w8a8,
                              .output_bytes = output_bytes(options, prepared),
                              .model_in_memory = is_in_memory(prepared.checkpoint.path()),
                              .output_in_memory = output != "none" && is_in_memory(output)});

@@ -186,6 +186,8 @@ void DeviceRun::load_resident() {
 /// From the checkpoint, or from the device of another replica that has read it.
 void DeviceRun::bring_resident() {
   std::unique_ptr<device::Loads> loads;
+  if (options_.donor == nullptr) loads = loader_.start();
+  recorder_.start_slots();
   if (options_.donor != nullptr) {
     shared_.hub.wait([&] { return options_.donor->has_loaded_; });
     loads = ops_.start_copies(options_.donor->ops_);

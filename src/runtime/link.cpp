@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <numeric>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -24,6 +25,14 @@ std::unique_ptr<device::Channel> channel_of(device::Ops& from, const device::Ops
                .where = text(from.name(), " to ", to.name()),
                .what = "NCCL is between GPUs",
                .fix = "choose --transport auto, peer or host"});
+}
+
+/// Words of which no two are alike, in this turn and the others.
+void fill_pattern(std::span<std::byte> out, std::uint64_t turn) {
+  for (std::size_t at = 0; at < out.size(); at += sizeof(std::uint64_t)) {
+    const std::uint64_t word = ((turn << 40) + at) * 0x9e3779b97f4a7c15;  // odd: each has its own, and mixes them
+    std::memcpy(out.data() + at, &word, std::min(sizeof word, out.size() - at));
+  }
 }
 
 }  // namespace
@@ -174,9 +183,7 @@ bool Link::carries() {
   std::vector<std::byte> pattern(bytes), found(bytes);
   bool all_arrived = true;
   for (std::uint32_t turn = 0; turn < 2 * kInboxes; ++turn) {
-    for (std::size_t i = 0; i < bytes; ++i) {
-      pattern[i] = static_cast<std::byte>((i * 2654435761u + turn * 97u + i / row_bytes) >> 13);
-    }
+    fill_pattern(pattern, turn);
     from_.copy_from_host(tensor(table), pattern.data());
     from_.embedding({.out = tensor(x), .weight = tensor(table), .input_ids = reversed});  // a kernel writes it
     send(turn, tensor(x));

@@ -224,6 +224,20 @@ TEST_CASE("DeepSeek-V3 is planned with every parameter it has") {
   CHECK(bytes == 2 * (INT64_C(671026419200) - 129280 * 7168));
 }
 
+TEST_CASE("each product of an expert costs something however few its rows, so that experts get large batches") {
+  const HollowModel model(R"({"model_type": "minimax_m2", "torch_dtype": "bfloat16", "num_hidden_layers": 2,
+      "hidden_size": 3072, "intermediate_size": 1536, "num_local_experts": 256, "num_experts_per_tok": 8,
+      "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "rotary_dim": 64, "vocab_size": 1024})");
+  const auto seconds = [&](std::vector<std::string> more) {
+    more.insert(more.end(), {"--gpus", "80GiB", "--random-tokens", "256x1024"});
+    return model.json(more).find("run_seconds")->number();
+  };
+  const double products = 2 * 2 * 256 * 18e-6;  // of a micro-batch
+  const double of_16 = seconds({"--tokens-per-batch", "16384"}), of_4 = seconds({"--tokens-per-batch", "65536"});
+  CHECK(of_16 - of_4 == doctest::Approx(12 * products).epsilon(0.01));
+  CHECK(seconds({}) == of_4);
+}
+
 TEST_CASE("a checkpoint of 100,000 tensors is planned from its headers alone") {
   const HollowModel model(llama(11111, 512, 1024));
   CHECK(model.num_tensors() == 100'002);

@@ -51,7 +51,8 @@ class Loading : public Loads {
   Loader& loader_;
   const LoadPlan plan_;
   const std::string doing_;
-  const std::size_t num_threads_;
+  const std::size_t num_threads_, num_rooms_;
+  std::vector<Loader::Means> means_;  // each thread's
   Event places_ready_;
   Buffer staging_;  // [num_threads_, kStagingBytes], for values on their way to be converted
   std::atomic<std::size_t> next_piece_ = 0;
@@ -68,12 +69,8 @@ class Loading : public Loads {
 /// One thread's work.
 class Loading::Reader {
  public:
-  Reader(Loading& loading, std::byte* staging, std::size_t num_rooms)
-      : loading_(loading),
-        doing_(loading.doing_),
-        staging_(staging),
-        means_(loading.loader_.take_means(num_rooms * loading.plan_.room_bytes)),
-        num_rooms_(num_rooms) {
+  Reader(Loading& loading, std::byte* staging, Loader::Means means)
+      : loading_(loading), doing_(loading.doing_), staging_(staging), means_(std::move(means)) {
     check(cudaStreamWaitEvent(means_.stream.get(), loading.places_ready_.get(), 0), doing_);
   }
   ~Reader() {
@@ -94,7 +91,7 @@ class Loading::Reader {
       for (const LoadPart& part : piece.parts) send(piece, part, bytes, staged);
       check(cudaEventRecord(means_.is_free[room].get(), means_.stream.get()), doing_);
       loading_.read_bytes_ += piece.bytes;
-      room = (room + 1) % num_rooms_;
+      room = (room + 1) % loading_.num_rooms_;
     }
     check(cudaStreamSynchronize(means_.stream.get()), doing_);
   }
@@ -134,7 +131,6 @@ class Loading::Reader {
   const std::string& doing_;
   std::byte* const staging_;  // [kStagingBytes]; none where nothing is converted
   Loader::Means means_;
-  const std::size_t num_rooms_;
 };
 
 Loading::Loading(Context& context, Loader& loader, std::vector<QueuedLoad> loads)
@@ -142,12 +138,14 @@ Loading::Loading(Context& context, Loader& loader, std::vector<QueuedLoad> loads
       loader_(loader),
       plan_(std::move(loads)),
       doing_(text("load weights to ", context.name())),
-      num_threads_(std::min(
-          {kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1), plan_.pieces.size()})) {
+      num_threads_(
+          std::min({kMostThreads, std::max<std::size_t>(std::thread::hardware_concurrency(), 1), plan_.pieces.size()})),
+      num_rooms_(plan_.pieces.size() > num_threads_ ? kRooms : 1) {
   context.use();
   if (plan_.converts) staging_ = context.allocate(num_threads_ * kStagingBytes);
   check(cudaEventCreateWithFlags(places_ready_.out(), cudaEventDisableTiming), doing_);
   check(cudaEventRecord(places_ready_.get(), context.stream()), doing_);
+  for (std::size_t i = 0; i < num_threads_; ++i) means_.push_back(loader_.take_means(num_rooms_ * plan_.room_bytes));
   try {
     for (std::size_t i = 0; i < num_threads_; ++i) threads_.emplace_back([this, i] { work(i); });
   } catch (...) {
@@ -165,9 +163,8 @@ std::optional<std::size_t> Loading::take() {
 void Loading::work(std::size_t thread) {
   try {
     context_.use();
-    const std::size_t num_rooms = plan_.pieces.size() > num_threads_ ? kRooms : 1;
     auto* const staging = static_cast<std::byte*>(staging_.data());
-    Reader(*this, plan_.converts ? staging + thread * kStagingBytes : nullptr, num_rooms).read_all();
+    Reader(*this, plan_.converts ? staging + thread * kStagingBytes : nullptr, std::move(means_[thread])).read_all();
   } catch (...) {
     const std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::current_exception();
