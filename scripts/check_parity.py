@@ -509,6 +509,27 @@ def check_model(model, options, workplace):
     return verdict(result) != "ok"
 
 
+def check_models(options, workplace):
+    failed = 0
+    for i, model in enumerate(options.model):
+        failed += check_model(model, options, workplace)
+        if has_lost_gpu(options.device):  # for good: the others in a process of their own
+            argv = sys.argv[1:]
+            first = argv.index("--model") + 1
+            rest = argv[:first] + argv[first + i + 1:]
+            return failed + (i + 1 < len(options.model) and subprocess.call([sys.executable, __file__, *rest]) != 0)
+    return failed
+
+
+def has_lost_gpu(device):
+    try:
+        if device != "cpu":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def main():
     build = pathlib.Path(__file__).resolve().parent.parent / "build/layerprobe"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -534,7 +555,7 @@ def main():
         workplace = pathlib.Path(folder)
         print(f"{'':<28} {'':5} f32 [by prompt]      bf16 [by prompt]  f16 [by prompt]")
         if options.model:
-            failed = sum(check_model(model, options, workplace) for model in options.model)
+            failed = check_models(options, workplace)
         else:
             failed = check_random(options, workplace) + check_refusals(options, workplace)
     print("all within their limits" if not failed else f"{failed} failed")
