@@ -29,13 +29,22 @@ FORMAT_VERSION = 1
 
 
 def open(path):
-    """The run in the file at `path`, finished or partial. The file is not kept open by HDF5."""
-    return Run(path)
+    """The run in the file at `path`, finished or partial. The file is not kept open by HDF5. A ValueError says what is wrong
+    with a file that is damaged, or of something else."""
+    try:
+        return Run(path)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as problem:  # h5py's and numpy's
+        raise ValueError(f"{path}: is damaged, or no file of captures: {problem}") from problem
+    except OSError as problem:
+        if problem.errno is not None:  # of the system: no such file
+            raise
+        raise ValueError(f"{path}: is no HDF5 file, or damaged: {problem}") from problem
 
 
 class Run:
     def __init__(self, path):
         self.path = pathlib.Path(path)
+        self._size = self.path.stat().st_size
         with h5py.File(self.path, "r", locking=False) as file:
             self._where = {}  # path in the file -> (offset, dtype, shape, is it bf16)
             file.visititems(self._note)
@@ -54,6 +63,22 @@ class Run:
         self.is_finished = bool(self._array("end/finished", np.array([self.completion.all()]))[0] == 1)
         if self.is_finished and "end/information" in self._where:
             self.attributes.update(json.loads(_strings(self._array("end/information"))[0] or "{}"))
+        self._expect_one_size()
+
+    def _expect_one_size(self):
+        num_rows = len(self.position)
+        num_tokens = len(self.input_ids) or self.cu_seqlens[-1]  # of hidden states there are no ids
+        for path, ends, total in (("prompts/cu_seqlens", self.cu_seqlens, num_tokens), ("rows/cu_rows", self.cu_rows, num_rows)):
+            if ends.ndim != 1 or ends[0] != 0 or ends[-1] != total or (np.diff(ends) < 0).any():
+                raise ValueError(f"{self.path}: /{path}: does not rise from 0 to {total}")
+        if len(self.cu_rows) != len(self.cu_seqlens):
+            raise ValueError(f"{self.path}: /rows/cu_rows: is of {len(self.cu_rows) - 1} prompts, not {self.num_prompts}")
+        if self.completion.shape != (len(self.points), self.num_prompts):
+            raise ValueError(f"{self.path}: /completion: is {self.completion.shape}, not {len(self.points), self.num_prompts}")
+        for name in self.keys():
+            shape = self._where["captures/" + name][2]
+            if len(shape) != 2 or shape[0] != num_rows:
+                raise ValueError(f"{self.path}: /captures/{name}: is {shape}, not of {num_rows} rows")
 
     @property
     def num_prompts(self):
@@ -145,6 +170,8 @@ class Run:
         if item.size and offset is None:
             raise ValueError(f"{self.path}: /{path}: is not contiguous; rewrite it: h5repack -l CONTI -f NONE OLD NEW")
         dtype = np.dtype(np.uint16 if bfloat16 is None else bfloat16) if is_bf16 else item.dtype
+        if item.size and offset + item.size * dtype.itemsize > self._size:
+            raise ValueError(f"{self.path}: /{path}: ends behind the file's end: it was cut short")
         self._where[path] = (offset, dtype, item.shape, is_bf16)
 
     def _array(self, path, default=None, mode="r"):

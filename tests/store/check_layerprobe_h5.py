@@ -2,6 +2,7 @@
 
 Reads both with scripts/layerprobe_h5.py and with plain h5py, and writes FOLDER/foreign.h5 as another engine would.
 """
+import os
 import pathlib
 import sys
 
@@ -84,4 +85,40 @@ with h5py.File(folder / "foreign.h5", "w", libver=("v108", "v110")) as file:
     file["captures/model.norm"] = np.arange(6, dtype=np.float16).reshape(3, 2)
     layers = h5py.h5d.create(file["captures"].id, b"model.layers.0", bfloat16, h5py.h5s.create_simple((3, 2)))
     layers.write(h5py.h5s.ALL, h5py.h5s.ALL, np.arange(6, dtype=np.uint16), bfloat16)
+
+
+def problem_of(change):
+    """What open() says of finished.h5 after a change."""
+    (folder / "damaged.h5").write_bytes((folder / "finished.h5").read_bytes())
+    change(folder / "damaged.h5")
+    try:
+        layerprobe_h5.open(folder / "damaged.h5")
+    except ValueError as problem:
+        assert "damaged.h5" in str(problem)
+        return str(problem)
+    return None
+
+
+def with_file(change):
+    def changed(path):
+        with h5py.File(path, "r+") as file:
+            change(file)
+    return problem_of(changed)
+
+
+def with_a_jump(file):
+    file["rows/cu_rows"][1] = 99
+
+
+def without_row(file):
+    del file["captures/model.embed_tokens"]
+    file["captures/model.embed_tokens"] = np.zeros((1, 3))
+
+
+assert problem_of(lambda path: None) is None
+assert "HDF5" in problem_of(lambda path: path.write_text("no capture"))
+assert problem_of(lambda path: os.truncate(path, path.stat().st_size // 2))
+assert "/rows/cu_rows" in with_file(with_a_jump)
+assert "/captures/model.embed_tokens" in with_file(without_row)
+assert "/statistics/points" in with_file(lambda file: file.__delitem__("statistics/points"))
 print("all as it should be")
