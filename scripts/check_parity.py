@@ -513,11 +513,11 @@ def check_models(options, workplace):
     failed = 0
     for i, model in enumerate(options.model):
         failed += check_model(model, options, workplace)
-        if has_lost_gpu(options.device):  # for good: the others in a process of their own
-            argv = sys.argv[1:]
-            first = argv.index("--model") + 1
-            rest = argv[:first] + argv[first + i + 1:]
-            return failed + (i + 1 < len(options.model) and subprocess.call([sys.executable, __file__, *rest]) != 0)
+        is_last = i + 1 == len(options.model)
+        if not is_last and has_lost_gpu(options.device):  # for good: the others in a process of their own
+            first = sys.argv.index("--model") + 1
+            rest = sys.argv[1:first] + sys.argv[first + i + 1:]
+            return failed + (subprocess.call([sys.executable, __file__, *rest]) != 0)
     return failed
 
 

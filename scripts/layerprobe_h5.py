@@ -33,7 +33,7 @@ def open(path):
     with a file that is damaged, or of something else."""
     try:
         return Run(path)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as problem:  # h5py's and numpy's
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, json.JSONDecodeError) as problem:
         raise ValueError(f"{path}: is damaged, or no file of captures: {problem}") from problem
     except OSError as problem:
         if problem.errno is not None:  # of the system: no such file

@@ -42,7 +42,8 @@ struct LoadPiece {
 
 /// How loads are read: in the order of the files and of the bytes in each, small neighbours at once, large ones cut.
 struct LoadPlan {
-  /// At most, from the multiple of kDirectAlignment below a piece's begin to the one above its end.
+  /// At most, from the multiple of kDirectAlignment below a piece's begin to the one above its end. Measured against
+  /// 0.5, 1, 4 and 8 MiB: docs/benchmarks.md.
   static constexpr std::size_t kPieceBytes = std::size_t{2} << 20;
   static constexpr std::size_t kMostParts = 64;  // of a piece
 

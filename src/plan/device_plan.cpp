@@ -86,6 +86,7 @@ class Planner {
     return out.placement.streams() ? with_states(out) : out;
   }
 
+  /// Of each layer's experts that some token of a micro-batch can have chosen.
   void add_expert_products(Candidate& candidate) const {
     if (!config_.experts) return;
     constexpr double kProducts = 2;  // gate_up_proj, down_proj
