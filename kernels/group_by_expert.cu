@@ -88,10 +88,13 @@ __global__ void __launch_bounds__(kScanThreads) scan_experts_kernel(GroupByExper
     const std::int32_t count = is_one ? args.first_rows[expert + 1] : 0;
     std::int32_t all = 0;
     const std::int32_t here = sum_before(count, all);
-    if (is_one) args.first_rows[expert + 1] = before + here + count;
+    if (is_one) {
+      args.first_rows[expert + 1] = before + here + count;
+      args.first_rows_on_host[expert + 1] = before + here + count;
+    }
     before += all;
   }
-  if (threadIdx.x == 0) args.first_rows[0] = 0;
+  if (threadIdx.x == 0) args.first_rows[0] = args.first_rows_on_host[0] = 0;
 }
 
 __global__ void __launch_bounds__(32) deal_kernel(GroupByExpert args) {

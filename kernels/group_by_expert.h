@@ -10,11 +10,12 @@
 namespace layerprobe::kernels {
 
 struct GroupByExpert {
-  Matrix row_of_choice;       // [num_tokens, num_choices], i32
-  Matrix token_of_row;        // [num_tokens * num_choices, 1], i32
-  Matrix topk_indices;        // [num_tokens, num_choices], i32
-  std::int32_t* first_rows;   // [num_experts + 1]
-  std::int32_t* tile_counts;  // room for num_tiles * num_experts
+  Matrix row_of_choice;              // [num_tokens, num_choices], i32
+  Matrix token_of_row;               // [num_tokens * num_choices, 1], i32
+  Matrix topk_indices;               // [num_tokens, num_choices], i32
+  std::int32_t* first_rows;          // [num_experts + 1]
+  std::int32_t* first_rows_on_host;  // the same, in pinned memory
+  std::int32_t* tile_counts;         // room for num_tiles * num_experts
   std::int64_t num_tokens;
   std::int64_t num_choices;
   std::int64_t num_experts;  // at most kMostExperts (route_tokens.h)

@@ -81,6 +81,7 @@ class CudaOps : public Ops {
 
  private:
   void begin_writing(std::initializer_list<Tensor> outs);
+  std::int32_t* first_rows_on_host();  // kernels::GroupByExpert's
 
   Context context_;
   const int kernels_capability_;
@@ -90,6 +91,7 @@ class CudaOps : public Ops {
   SideCopies copies_;
   StatisticsQueue statistics_;
   std::optional<SideCopies> to_gpus_;  // once there is something to send
+  PinnedMemory first_rows_on_host_;    // once there are experts
   Stream arrivals_;                    // that copies from the host go on beside operations, once there are any
 };
 

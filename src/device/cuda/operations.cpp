@@ -179,6 +179,7 @@ void CudaOps::group_by_expert(const GroupByExpert& args) {
                               .token_of_row = matrix_of(args.token_of_row),
                               .topk_indices = matrix_of(args.topk_indices),
                               .first_rows = nullptr,
+                              .first_rows_on_host = first_rows_on_host(),
                               .tile_counts = nullptr,
                               .num_tokens = args.topk_indices.rows,
                               .num_choices = args.topk_indices.columns,
@@ -189,9 +190,16 @@ void CudaOps::group_by_expert(const GroupByExpert& args) {
   call.first_rows = static_cast<std::int32_t*>(first_rows.data());
   call.tile_counts = static_cast<std::int32_t*>(tile_counts.data());
   kernels::group_by_expert(call, context_.stream());
-  std::vector<std::int32_t> on_host(args.first_rows.size());
-  copy_to_host(on_host.data(), Tensor::contiguous(first_rows.data(), Dtype::i32, 1, num_experts + 1));
-  std::ranges::copy(on_host, args.first_rows.begin());
+  context_.synchronize();
+  std::copy_n(call.first_rows_on_host, args.first_rows.size(), args.first_rows.begin());
+}
+
+std::int32_t* CudaOps::first_rows_on_host() {
+  if (first_rows_on_host_.get() == nullptr) {
+    kernels::check(cudaMallocHost(first_rows_on_host_.out(), (kernels::kMostExperts + 1) * sizeof(std::int32_t)),
+                   "allocate pinned memory");
+  }
+  return static_cast<std::int32_t*>(first_rows_on_host_.get());
 }
 
 void CudaOps::gather_rows(const GatherRows& args) {
