@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "device/arguments.h"
 #include "device/cuda/aligned.h"
-#include "device/cuda/fp8_weights.h"
 #include "device/cuda/matmul.h"
 #include "device/cuda/quantized_rows.h"
 #include "kernels/check.h"
@@ -13,7 +12,7 @@
 namespace layerprobe::device::cuda {
 namespace {
 
-constexpr std::size_t kExpandedBytes = std::size_t{512} << 20;  // of experts' FP8 weights at once, at most
+constexpr std::size_t kExpandedBytes = std::size_t{32} << 20;  // of FP8 weights in one group, unless one is larger
 
 /// The rows of expert i of a call, counted from the first expert's first.
 struct ExpertRows {
@@ -32,12 +31,6 @@ struct CudaExpertWeights : ExpertWeights {
   std::int64_t in_features() const override { return shape.in_features; }
   std::int64_t out_features() const override { return shape.out_features; }
   std::size_t bytes() const override { return fp8 ? fp8->bytes() : weights.bytes(); }
-
-  /// Of one, padded, as products take it.
-  std::size_t expert_bytes() const {
-    return static_cast<std::size_t>(padded_features(shape.out_features) * padded_features(shape.in_features)) *
-           size_of(shape.dtype);
-  }
 
   Ops::MatMulShape shape;  // of each
   std::int64_t count = 0;
@@ -120,32 +113,37 @@ bool MatMuls::run_experts(const Ops::RunExperts& args) {
 // One product after the other, on one stream: from a thousand rows an expert on each fills the GPU.
 void MatMuls::multiply_expanded(const CudaExpertWeights& weights, std::int64_t first_expert,
                                 std::span<const std::int64_t> first_rows, const Tensor& x, const Tensor& out) {
-  const Ops::MatMulShape& shape = weights.shape;
-  Chosen& how = chosen(shape);
+  Chosen& how = chosen(weights.shape);
+  const Fp8Weights::Form form = form_of(weights.shape);
+  const auto multiply = [&](std::int64_t expert, const std::byte* weight) {
+    const ExpertRows rows = rows_of(first_rows, expert);
+    if (rows.count == 0) return;
+    how.product.run({.out = matrix_of(out.row_slice(rows.begin, rows.count)),
+                     .x = matrix_of(x.row_slice(rows.begin, rows.count)),
+                     .weight = weight,
+                     .bias = nullptr,
+                     .num_tokens = rows.count},
+                    how.algorithm, workspace_.data(), context_.stream());
+  };
   const auto num_experts = static_cast<std::int64_t>(first_rows.size()) - 1;
-  const std::size_t expert_bytes = weights.expert_bytes();
-  const std::int64_t at_once =
-      weights.fp8 ? std::max<std::int64_t>(1, static_cast<std::int64_t>(kExpandedBytes / expert_bytes)) : num_experts;
-  for (std::int64_t begin = 0; begin < num_experts; begin += at_once) {
-    const std::int64_t end = std::min(num_experts, begin + at_once);
-    Buffer expanded;
-    if (weights.fp8) {
-      expanded = weights.fp8->expand(context_, first_expert + begin, end - begin, shape.dtype,
-                                     padded_features(shape.out_features), padded_features(shape.in_features));
-    }
-    const Buffer& matrices = weights.fp8 ? expanded : weights.weights;
-    for (std::int64_t expert = begin; expert < end; ++expert) {
-      const ExpertRows rows = rows_of(first_rows, expert);
-      if (rows.count == 0) continue;
-      const auto at = static_cast<std::size_t>(weights.fp8 ? expert - begin : first_expert + expert);
-      how.product.run({.out = matrix_of(out.row_slice(rows.begin, rows.count)),
-                       .x = matrix_of(x.row_slice(rows.begin, rows.count)),
-                       .weight = static_cast<const std::byte*>(matrices.data()) + at * expert_bytes,
-                       .bias = nullptr,
-                       .num_tokens = rows.count},
-                      how.algorithm, workspace_.data(), context_.stream());
-    }
+  const auto matrix = [&form](const std::byte* matrices, std::int64_t i) {
+    return matrices + static_cast<std::size_t>(i) * form.bytes();
+  };
+  if (!weights.fp8) {
+    const auto* const matrices = static_cast<const std::byte*>(weights.weights.data());
+    for (std::int64_t i = 0; i < num_experts; ++i) multiply(i, matrix(matrices, first_expert + i));
+    return;
   }
+  const std::int64_t at_once = std::max<std::int64_t>(1, static_cast<std::int64_t>(kExpandedBytes / form.bytes()));
+  std::vector<Expansions::Group> groups;
+  for (std::int64_t i = 0, end = 0; i < num_experts; i = end) {
+    end = std::min(i + at_once, num_experts);
+    const bool has_rows = first_rows[static_cast<std::size_t>(end)] > first_rows[static_cast<std::size_t>(i)];
+    if (has_rows) groups.push_back({.first = first_expert + i, .count = end - i});
+  }
+  expansions_.run(*weights.fp8, form, groups, [&](const Expansions::Group& group, const std::byte* expanded) {
+    for (std::int64_t i = 0; i < group.count; ++i) multiply(group.first - first_expert + i, matrix(expanded, i));
+  });
 }
 
 // A product may write over the first rows of the next, which comes after it.

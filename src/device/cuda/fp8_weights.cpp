@@ -85,33 +85,30 @@ void Fp8Weights::expect_multipliable() const {
        .fix = "use --fp8-math dequantize"});
 }
 
-Buffer Fp8Weights::expand(const Context& context, std::int64_t first, std::int64_t count, Dtype dtype,
-                          std::int64_t padded_rows, std::int64_t padded_columns) const {
-  const std::int64_t distance = padded_rows * padded_columns;
-  Buffer out = context.allocate(static_cast<std::size_t>(count * distance) * size_of(dtype));
-  if (padded_rows != rows_ || padded_columns != columns_) {
-    kernels::check(cudaMemsetAsync(out.data(), 0, out.bytes(), context.stream()), "expand FP8");
+void Fp8Weights::expand(void* out, const Form& form, std::int64_t first, std::int64_t count,
+                        cudaStream_t stream) const {
+  if (form.padded_rows != rows_ || form.padded_columns != columns_) {
+    kernels::check(cudaMemsetAsync(out, 0, static_cast<std::size_t>(count) * form.bytes(), stream), "expand FP8");
   }
   for (const Part& part : parts_) {
     kernels::expand_fp8(
-        {.out = static_cast<std::byte*>(out.data()) +
-                static_cast<std::size_t>(part.first_row * padded_columns) * size_of(dtype),
+        {.out = static_cast<std::byte*>(out) +
+                static_cast<std::size_t>(part.first_row * form.padded_columns) * size_of(form.dtype),
          .stored = static_cast<const std::uint8_t*>(stored_.data()) + (first * rows_ + part.first_row) * columns_,
          .factors = static_cast<const float*>(factors_.data()) + first * num_factors_ + part.first_factor,
          .rows = part.rows,
          .columns = columns_,
-         .out_stride = padded_columns,
+         .out_stride = form.padded_columns,
          .factor_columns = part.factor_stride,
          .block_rows = part.scales.block_rows,
          .block_columns = part.scales.block_columns,
          .count = count,
-         .out_distance = distance,
+         .out_distance = form.padded_rows * form.padded_columns,
          .stored_distance = rows_ * columns_,
          .factor_distance = num_factors_,
-         .dtype = dtype},
-        context.stream());
+         .dtype = form.dtype},
+        stream);
   }
-  return out;
 }
 
 void load_by_host(Context& context, const Tensor& out, const StoredValues& values) {

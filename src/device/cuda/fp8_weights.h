@@ -29,10 +29,16 @@ class Fp8Weights {
 
   std::size_t bytes() const { return stored_.bytes() + factors_.bytes(); }
 
-  /// Queues the expansion of `count` of them from `first` on: [count, padded rows, padded columns] in `dtype`, zeros
-  /// where they are padded.
-  Buffer expand(const Context& context, std::int64_t first, std::int64_t count, Dtype dtype, std::int64_t padded_rows,
-                std::int64_t padded_columns) const;
+  /// How one of them is expanded: with zeros where it is padded.
+  struct Form {
+    Dtype dtype;
+    std::int64_t padded_rows, padded_columns;
+
+    std::size_t bytes() const { return static_cast<std::size_t>(padded_rows * padded_columns) * size_of(dtype); }
+  };
+  /// Queues on `stream` the expansion of `count` of them from `first` on to `out`, [count, padded rows, padded
+  /// columns].
+  void expand(void* out, const Form& form, std::int64_t first, std::int64_t count, cudaStream_t stream) const;
 
  private:
   struct Part {

@@ -7,7 +7,6 @@
 #include "base/text.h"
 #include "device/arguments.h"
 #include "device/cuda/aligned.h"
-#include "device/cuda/fp8_weights.h"
 #include "device/cuda/quantized_rows.h"
 #include "kernels/add.h"
 #include "kernels/check.h"
@@ -32,7 +31,8 @@ MatMuls::MatMuls(Context& context, std::filesystem::path cache_folder)
     : context_(context),
       handle_(library_.create()),
       workspace_(context.allocate(Product::kWorkspaceBytes)),
-      algorithms_(context, library_, std::move(cache_folder)) {}
+      algorithms_(context, library_, std::move(cache_folder)),
+      expansions_(context) {}
 
 std::string MatMuls::library() const { return "cuBLASLt " + library_.version(); }
 
@@ -80,6 +80,12 @@ void MatMuls::add(const Tensor& out, const StoredValues& values, Loader& loader)
   loader.add(out, values);
 }
 
+Fp8Weights::Form MatMuls::form_of(const Ops::MatMulShape& shape) {
+  return {.dtype = shape.dtype,
+          .padded_rows = padded_features(shape.out_features),
+          .padded_columns = padded_features(shape.in_features)};
+}
+
 MatMuls::Chosen& MatMuls::chosen(const Ops::MatMulShape& shape) {
   const auto found = products_.find(shape);
   if (found != products_.end()) return found->second;
@@ -109,8 +115,9 @@ void MatMuls::multiply(const Ops::MatMul& args) {
   const AlignedOutput out(context_, args.out, 1, padded_features(shape.out_features));
   Buffer expanded;
   if (weight->fp8 && !shape.multiplies_fp8) {
-    expanded = weight->fp8->expand(context_, 0, 1, shape.dtype, padded_features(shape.out_features),
-                                   padded_features(shape.in_features));
+    const Fp8Weights::Form form = form_of(shape);
+    expanded = context_.allocate(form.bytes());
+    weight->fp8->expand(expanded.data(), form, 0, 1, context_.stream());
   }
   Product::Arguments product{.out = matrix_of(out.tensor()),
                              .x = matrix_of(x.tensor()),

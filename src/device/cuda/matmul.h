@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "device/cuda/algorithms.h"
+#include "device/cuda/expansions.h"
+#include "device/cuda/fp8_weights.h"
 #include "device/cuda/loader.h"
 
 namespace layerprobe::device::cuda {
@@ -45,6 +47,8 @@ class MatMuls {
                          std::span<const std::int64_t> first_rows, const Tensor& x, const Tensor& out);
   void multiply_quantized(const CudaExpertWeights& weights, std::int64_t first_expert,
                           std::span<const std::int64_t> first_rows, const QuantizedRows& x, const Tensor& out);
+  /// How products of that shape take FP8 weights that are expanded.
+  static Fp8Weights::Form form_of(const Ops::MatMulShape& shape);
   Chosen& chosen(const Ops::MatMulShape& shape);
   void add(const Tensor& out, const StoredValues& values, Loader& loader);
   Buffer scratch_of(const Product& product, std::int64_t num_tokens) const;
@@ -55,6 +59,7 @@ class MatMuls {
   Buffer workspace_;
   Algorithms algorithms_;
   std::map<Ops::MatMulShape, Chosen> products_;
+  Expansions expansions_;
   bool multiplies_fp8_ = false;
 };
 
