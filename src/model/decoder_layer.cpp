@@ -29,13 +29,18 @@ std::vector<Part> parts_of(const ModelConfig& config, Dtype dtype) {
     intermediate =
         std::max({intermediate, config.experts->moe_intermediate_size, config.experts->shared_intermediate_size});
   }
-  std::vector<Part> parts = {
-      {&LayerValues::hidden_states, hidden, dtype},     {&LayerValues::next_hidden_states, hidden, dtype},
-      {&LayerValues::residual, hidden, dtype},          {&LayerValues::normed, hidden, dtype},
-      {&LayerValues::qkv, config.qkv_size(), dtype},    {&LayerValues::attn_weighted, config.attention_size(), dtype},
-      {&LayerValues::block_output, hidden, dtype},      {&LayerValues::gate_up, 2 * intermediate, dtype},
-      {&LayerValues::activated, intermediate, dtype},   {&LayerValues::cos, config.rotary_dim / 2, dtype},
-      {&LayerValues::sin, config.rotary_dim / 2, dtype}};
+  std::vector<Part> parts = {{&LayerValues::hidden_states, hidden, dtype},
+                             {&LayerValues::next_hidden_states, hidden, dtype},
+                             {&LayerValues::coming_hidden_states, hidden, dtype},
+                             {&LayerValues::residual, hidden, dtype},
+                             {&LayerValues::normed, hidden, dtype},
+                             {&LayerValues::qkv, config.qkv_size(), dtype},
+                             {&LayerValues::attn_weighted, config.attention_size(), dtype},
+                             {&LayerValues::block_output, hidden, dtype},
+                             {&LayerValues::gate_up, 2 * intermediate, dtype},
+                             {&LayerValues::activated, intermediate, dtype},
+                             {&LayerValues::cos, config.rotary_dim / 2, dtype},
+                             {&LayerValues::sin, config.rotary_dim / 2, dtype}};
   if (config.latent) {
     const std::int64_t of_head = config.latent->qk_nope_head_dim + config.latent->v_head_dim;
     if (config.latent->q_lora_rank > 0) parts.push_back({&LayerValues::query_states, config.query_size(), dtype});

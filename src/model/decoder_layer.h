@@ -28,16 +28,18 @@ struct Observe {
 /// All values of one layer for one micro-batch, and the residual stream on both sides of it, so that what leaves a
 /// layer need not be written over what entered while that is being copied out. Tensors are [num_tokens, width].
 struct LayerValues {
-  device::Tensor hidden_states;       // [num_tokens, hidden_size], enters the layer
-  device::Tensor next_hidden_states;  // [num_tokens, hidden_size], leaves it; may be hidden_states
-  device::Tensor residual;            // [num_tokens, hidden_size], between attention and MLP
-  device::Tensor normed;              // [num_tokens, hidden_size]
-  device::Tensor qkv;                 // [num_tokens, qkv_size]
-  device::Tensor attn_weighted;       // [num_tokens, attention_size]
-  device::Tensor block_output;        // [num_tokens, hidden_size], of attention, then of the MLP
-  device::Tensor gate_up;             // [num_tokens, 2 * intermediate_size], or that of experts if it is larger
-  device::Tensor activated;           // [num_tokens, intermediate_size], or that of experts
-  device::Tensor cos, sin;            // [num_tokens, rotary_dim / 2]
+  device::Tensor hidden_states;         // [num_tokens, hidden_size], enters the layer
+  device::Tensor next_hidden_states;    // [num_tokens, hidden_size], leaves it; may be hidden_states
+  device::Tensor coming_hidden_states;  // [num_tokens, hidden_size], of the next micro-batch: both of the last two
+                                        // states of this one may still be on their way to the host
+  device::Tensor residual;              // [num_tokens, hidden_size], between attention and MLP
+  device::Tensor normed;                // [num_tokens, hidden_size]
+  device::Tensor qkv;                   // [num_tokens, qkv_size]
+  device::Tensor attn_weighted;         // [num_tokens, attention_size]
+  device::Tensor block_output;          // [num_tokens, hidden_size], of attention, then of the MLP
+  device::Tensor gate_up;               // [num_tokens, 2 * intermediate_size], or that of experts if it is larger
+  device::Tensor activated;             // [num_tokens, intermediate_size], or that of experts
+  device::Tensor cos, sin;              // [num_tokens, rotary_dim / 2]
 
   // Without data but with LatentAttention.
   device::Tensor query_states;  // [num_tokens, query_size]; without data unless q_lora_rank > 0

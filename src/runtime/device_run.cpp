@@ -316,6 +316,7 @@ void DeviceRun::run_task(StageEnds& ends, std::size_t module, const ModuleWeight
 
 device::Tensor DeviceRun::place_for(std::size_t at, std::int64_t tokens, const void* in) const {
   if (alone_) {
+    if (in == nullptr) return forward_.first_place(tokens);
     const device::Tensor first = forward_.place(0, tokens);
     return in == first.data ? forward_.place(1, tokens) : first;
   }

@@ -128,6 +128,10 @@ device::Tensor ForwardPass::place(std::size_t index, std::int64_t num_tokens) co
   return index == 0 ? values.hidden_states : values.next_hidden_states;
 }
 
+device::Tensor ForwardPass::first_place(std::int64_t num_tokens) const {
+  return activations_->values(num_tokens).coming_hidden_states;
+}
+
 /// Batches whose prompts are of the same lengths share one.
 const ForwardPass::Rotation& ForwardPass::rotation_of(const capture::Batch& batch) {
   const auto known = std::ranges::find(rotations_, batch.cu_seqlens, &Rotation::cu_seqlens);

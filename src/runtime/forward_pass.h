@@ -47,8 +47,10 @@ class ForwardPass {
   /// Takes memory for batches of at most `max_tokens`, and for the rotations of `num_batches` that come in turn.
   /// `are_sent`: states go to other devices from their places.
   void prepare(std::int64_t max_tokens, std::size_t num_batches, std::vector<float> rope_divisors, bool are_sent);
-  /// Two places for states; a batch of fewer tokens takes a part of them.
+  /// Two places for states, and one where those of a batch begin while both others are still copied out; a batch of
+  /// fewer tokens takes a part of them.
   device::Tensor place(std::size_t index, std::int64_t num_tokens) const;
+  device::Tensor first_place(std::int64_t num_tokens) const;
 
   /// The embedding has no `in`. Of the head nothing comes out. `out` may be `in`. Either is a place from above, or any
   /// other.

@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -106,6 +108,13 @@ Context::Context(int index) : index_(index) {
   }
 }
 
+void wait_asleep(const Event& event, const std::string& doing) {
+  constexpr std::chrono::microseconds kNap{50};
+  cudaError_t status = cudaEventQuery(event.get());
+  for (; status == cudaErrorNotReady; status = cudaEventQuery(event.get())) std::this_thread::sleep_for(kNap);
+  check(status, doing);
+}
+
 std::string Context::name() const { return text("cuda:", index_); }
 
 void Context::use() const { check(cudaSetDevice(index_), text("use ", name())); }
@@ -114,8 +123,7 @@ void Context::synchronize() const { check(cudaStreamSynchronize(stream()), text(
 
 Event Context::record(cudaStream_t stream) const {
   Event event;
-  check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming | cudaEventBlockingSync),
-        text("make an event on ", name()));
+  check(cudaEventCreateWithFlags(event.out(), cudaEventDisableTiming), text("make an event on ", name()));
   check(cudaEventRecord(event.get(), stream), text("order the work of ", name()));
   return event;
 }

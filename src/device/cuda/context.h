@@ -18,6 +18,11 @@ using Stream = Handle<cudaStream_t, cudaStreamDestroy>;
 using Event = Handle<cudaEvent_t, cudaEventDestroy>;
 using PinnedMemory = Handle<void*, cudaFreeHost>;
 
+/// Waits for the event without a core's time; throws Error(device) as kernels::check does. An event made with
+/// cudaEventBlockingSync would do that too, but where some dozens of those are pending, to record one more waits for
+/// them: captures of several layers on their way to the host held up a GPU for as long as they took.
+void wait_asleep(const Event& event, const std::string& doing);
+
 /// One GPU as its operations use it: a stream that all of them are queued on, memory, and the way of small things from
 /// the host. One thread at a time; use() first where the calling thread may have used another GPU.
 class Context {
@@ -34,7 +39,7 @@ class Context {
 
   void use() const;
   void synchronize() const;
-  /// An event at the end of what `stream` has been given.
+  /// An event at the end of what `stream` has been given. wait_asleep() waits for it.
   Event record(cudaStream_t stream) const;
   std::uint64_t free_bytes() const;
 

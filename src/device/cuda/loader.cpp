@@ -215,7 +215,7 @@ class Copying : public Loads {
   Copying& operator=(const Copying&) = delete;
 
   void wait(const std::function<void(std::uint64_t bytes)>& read) override {
-    check(cudaEventSynchronize(arrived_.get()), text("copy weights to ", context_.name()));
+    wait_asleep(arrived_, text("copy weights to ", context_.name()));
     read(0);
   }
 

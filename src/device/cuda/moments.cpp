@@ -19,7 +19,7 @@ CudaMark::~CudaMark() {
 
 void CudaMark::wait() {
   context_.use();
-  kernels::check(cudaEventSynchronize(passed_.get()), text("run on ", context_.name()));
+  wait_asleep(passed_, text("run on ", context_.name()));
   statistics_.deliver(std::exchange(waiting_, {}));
 }
 
@@ -28,7 +28,7 @@ void CudaMoment::precede(cudaStream_t stream) const {
 }
 
 void CudaMoment::wait() const {
-  for (const Event& event : events_) kernels::check(cudaEventSynchronize(event.get()), "wait for a GPU");
+  for (const Event& event : events_) wait_asleep(event, "wait for a GPU");
 }
 
 void let_precede(const Moment* moment, cudaStream_t stream) {
