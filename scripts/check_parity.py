@@ -181,18 +181,21 @@ def has_experts(folder):
     return any(".experts." in name for name in reference.tensor_names(pathlib.Path(folder)))
 
 
-def attention_implementation(model, dtype, device):
-    """On a GPU torch 2.11's fused attention dies of a misaligned address in float32 where values are not as wide as keys;
-    there the plain one, which in float32 is the same mathematics."""
-    config = transformers.AutoConfig.from_pretrained(model).get_text_config()
-    is_latent = getattr(config, "kv_lora_rank", None) is not None
-    return "eager" if is_latent and dtype == torch.float32 and device != "cpu" else "sdpa"
+def use_aligned_attention():
+    """torch 2.11's fused attention dies on a GPU (misaligned address) of values that are every n-th part of a wider row, as
+    those of narrow latent attention are. Of a copy it takes the same values by the same kernels."""
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def of_copies(query, key, value, *more, **how):
+        states = [x.contiguous() if x.is_cuda else x for x in (query, key, value)]
+        return attention(*states, *more, **how)
+
+    torch.nn.functional.scaled_dot_product_attention = of_copies
 
 
 def theirs_of(model, prompts, dtype, device, **how):
     try:
-        return to_numpy(capture_hf.capture_to_memory(
-            model, prompts, dtype, device=device, attn_implementation=attention_implementation(model, dtype, device), **how))
+        return to_numpy(capture_hf.capture_to_memory(model, prompts, dtype, device=device, **how))
     except Exception as problem:
         raise NoReference(str(problem).split("\n")[0]) from problem
 
@@ -551,6 +554,7 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
+    use_aligned_attention()
     with tempfile.TemporaryDirectory() as folder:
         workplace = pathlib.Path(folder)
         print(f"{'':<28} {'':5} f32 [by prompt]      bf16 [by prompt]  f16 [by prompt]")

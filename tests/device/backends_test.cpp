@@ -42,9 +42,13 @@ TEST_CASE("each GPU opens under its name and has memory") {
     CHECK(ops->name() == gpu.name);
     CHECK(ops->code_path().find(gpu.model) != std::string::npos);
     CHECK(ops->free_bytes() <= gpu.total_bytes);
-    const std::uint64_t before = ops->free_bytes();
-    const device::Buffer buffer = ops->allocate(std::size_t{256} << 20);
-    CHECK(ops->free_bytes() < before);
+    bool has_less = false;  // other programs on the GPU may give back more than this takes, but not each time
+    for (int i = 0; i < 20 && !has_less; ++i) {
+      const std::uint64_t before = ops->free_bytes();
+      const device::Buffer buffer = ops->allocate(std::size_t{256} << 20);
+      has_less = ops->free_bytes() < before;
+    }
+    CHECK(has_less);
   }
 }
 
