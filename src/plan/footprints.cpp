@@ -18,7 +18,7 @@ namespace {
 constexpr std::uint64_t kContextBytes = 1'100'000'000;
 constexpr std::uint64_t kWorkspaceBytes = std::uint64_t{32} << 20;  // of the products
 constexpr std::uint64_t kLogitsBytes = std::uint64_t{16} << 20;     // as runtime/forward_pass.cpp takes them
-constexpr std::uint64_t kExpandedBytes = std::uint64_t{512} << 20;  // as device/cuda/matmul.cpp takes them
+constexpr std::uint64_t kFp8Bytes = std::uint64_t{512} << 20;       // groups of experts expanded, or inputs rounded
 constexpr std::int64_t kRingSlots = 3;                              // values that may be on their way out at once
 
 /// Token pairs of causal attention: each token sees itself and those before it, `window` at most where that is not 0.
@@ -37,6 +37,14 @@ double product_elements(const model::ExpectedTensor& tensor) {
   double elements = 1;
   for (const std::int64_t size : tensor.shape) elements *= static_cast<double>(size);
   return elements;
+}
+
+/// Of the weights outside the experts, each of which is expanded whole for its product.
+std::uint64_t largest_dense_bytes(const model::ModelConfig& config, Dtype dtype) {
+  std::int64_t features = std::max(config.qkv_size(), config.attention_size());
+  if (config.has_dense_layers()) features = std::max(features, 2 * config.intermediate_size);
+  if (config.experts) features = std::max(features, 2 * config.experts->shared_intermediate_size);
+  return static_cast<std::uint64_t>(config.hidden_size * features) * size_of(dtype);
 }
 
 /// "model.layers.17" of every point in that layer; a point outside the layers without its ":input".
@@ -225,7 +233,7 @@ Reserve reserve_of(const model::ModelConfig& config, const Plan& plan, const Pro
     reserve.workspace_bytes +=
         plan.keeps_mean ? logits * static_cast<std::uint64_t>(tokens) : std::max(kLogitsBytes, logits);
   }
-  if (is_gpu && config.fp8) reserve.workspace_bytes += kExpandedBytes;
+  if (is_gpu && config.fp8) reserve.workspace_bytes += std::max(kFp8Bytes, largest_dense_bytes(config, plan.dtype));
   if (is_gpu && config.latent && config.value_head_dim() != config.head_dim) {  // device/cuda/attention.cpp pads two
     reserve.workspace_bytes +=
         2 * static_cast<std::uint64_t>(tokens) * static_cast<std::uint64_t>(config.num_attention_heads) *
