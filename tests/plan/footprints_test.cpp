@@ -79,4 +79,18 @@ TEST_CASE("streaming reads what the checkpoint stores and brings what a device h
   CHECK(work.modules[1].capture_seconds == 4 * 36 * 2);
 }
 
+TEST_CASE("a GPU that keeps FP8 has room for the largest weight that is expanded whole") {
+  const model::ModelConfig config = config_of(R"({"model_type": "deepseek_v3", "quantization_config":
+      {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128]}})");
+  const Prompts prompts = prompts_of({4});
+  const auto workspace = [&](Dtype dtype) {
+    const Plan plan = make_plan(config, dtype, prompts, {.tokens_per_batch = 8});
+    return reserve_of(config, plan, prompts, 8, /*is_gpu=*/true, 1).workspace_bytes;
+  };
+  const std::uint64_t gate_up = 7168 * 2 * 18432;  // elements of mlp.gate_proj and up_proj
+  const std::uint64_t padded = 2 * 4 * 128 * 192;  // of keys and values, which attention wants equally wide
+  CHECK(workspace(Dtype::f32) >= (gate_up + padded) * 4);
+  CHECK(workspace(Dtype::f64) - workspace(Dtype::f32) == (gate_up + padded) * 4);
+}
+
 }  // namespace layerprobe::plan
