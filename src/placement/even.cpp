@@ -26,7 +26,7 @@ class Ranges {
       sums_.push_back({.weights = last.weights + (is_max ? 0 : module.weights_bytes),
                        .compute = last.compute + module.compute_seconds,
                        .capture = last.capture + module.capture_seconds,
-                       .bring = last.bring + module.bring_seconds,
+                       .bring = last.bring + module.bring_seconds * streamed_share(work, module),
                        .layers = last.layers + (module.is_layer ? 1 : 0),
                        .layer_weights = last.layer_weights + (module.is_layer ? module.weights_bytes : 0)});
       if (module.is_layer) largest_layer_ = std::max(largest_layer_, module.weights_bytes);

@@ -42,6 +42,10 @@ std::string_view name_of(Home home) {
   return "?";
 }
 
+double streamed_share(const Work& work, const Module& module) {
+  return 1 - module.experts_share * (1 - work.chosen_experts);
+}
+
 std::vector<DeviceLoad> device_loads(const Work& work, const Placement& placement) {
   std::vector<DeviceLoad> loads(placement.devices.size());
   for (std::size_t i = 0; i < work.modules.size(); ++i) {
@@ -53,7 +57,7 @@ std::vector<DeviceLoad> device_loads(const Work& work, const Placement& placemen
     if (placement.modules[i].home != Home::resident) {
       load.streamed_bytes += module.weights_bytes;
       load.largest_streamed_bytes = std::max(load.largest_streamed_bytes, module.weights_bytes);
-      load.bring_seconds += module.bring_seconds;
+      load.bring_seconds += module.bring_seconds * streamed_share(work, module);
     } else if (work.one_at_a_time && module.is_layer) {
       load.resident_bytes = std::max(load.resident_bytes, module.weights_bytes);
     } else {
@@ -79,7 +83,11 @@ Prediction predict(const Work& work, const Placement& placement) {
   }
   double load_seconds = 0, read_seconds = 0;
   for (std::size_t i = 0; i < work.modules.size(); ++i) {
-    (placement.modules[i].home == Home::disk ? read_seconds : load_seconds) += work.modules[i].read_seconds;
+    const Module& module = work.modules[i];
+    const Home home = placement.modules[i].home;
+    const bool stays = home == Home::resident && !work.one_at_a_time;
+    const double seconds = module.read_seconds * (stays ? 1 : streamed_share(work, module));
+    (home == Home::disk ? read_seconds : load_seconds) += seconds;
   }
   const double filling = static_cast<double>(num_stages(placement)) - 1;  // `single` has none: nothing is handed on
   const double idle_steps = work.one_at_a_time ? 0 : filling;

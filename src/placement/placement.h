@@ -19,6 +19,7 @@ struct Module {
   double capture_seconds = 0;       // its captures' way to the host, of all tokens
   double bring_seconds = 0;         // its weights' way from the host to a device, once
   double read_seconds = 0;          // its weights' way from the disk, once; the disk is one for all devices
+  double experts_share = 0;         // of what is brought and read, the experts'
 };
 
 /// A device and what of it may be taken.
@@ -35,8 +36,12 @@ struct Work {
   std::vector<Module> modules;
   std::int64_t num_micro_batches = 1;
   double output_seconds = 0;   // all captures' way to the output's disk
+  double chosen_experts = 1;   // of a layer's experts, the share that is read where its weights do not stay
   bool one_at_a_time = false;  // `single`: a device has one layer's weights at a time
 };
+
+/// Of a module's weights that do not stay, the share that is brought and read.
+double streamed_share(const Work& work, const Module& module);
 
 /// Where a module's weights live. What is not resident is brought in, once a wave of micro-batches.
 enum class Home { resident, host, disk };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -72,6 +73,7 @@ class Planner {
     out.work.num_micro_batches = count_micro_batches(prompts_, tokens_per_batch);
     for (placement::Module& module : out.work.modules) module.compute_seconds /= efficiency;
     add_expert_products(out);
+    out.work.chosen_experts = chosen_experts(tokens_per_batch);
     out.work.output_seconds = static_cast<double>(request_.output_bytes) / rates_.disk_write_bytes;
     out.reserve = reserve_of(config_, plan_, prompts_, tokens_per_batch, is_gpu_, devices_.size());
     try {
@@ -98,6 +100,17 @@ class Planner {
     for (placement::Module& module : candidate.work.modules) {
       if (module.is_layer && config_.has_experts(plan_.layers[layer++])) module.compute_seconds += seconds;
     }
+  }
+
+  /// As runtime/device_runs.cpp has it: one micro-batch of few tokens reads what they choose, about. They choose at
+  /// random here; real ones, which agree more, read less.
+  double chosen_experts(std::int64_t tokens_per_batch) const {
+    if (!config_.experts || request_.multiplies_fp8 || count_micro_batches(prompts_, tokens_per_batch) > 1) return 1;
+    const std::int64_t tokens = prompts_.num_tokens();
+    if (tokens * config_.experts->num_experts_per_tok > config_.experts->num_experts) return 1;
+    const double share =
+        static_cast<double>(config_.experts->num_experts_per_tok) / static_cast<double>(config_.experts->num_experts);
+    return 1 - std::pow(1 - share, static_cast<double>(tokens));
   }
 
   /// With room for what waits while layers come and go: on the device where the run is not slower for it, else in the

@@ -73,25 +73,26 @@ class Modules {
            double attention, double moved_bytes) {
     placement::Module module{.name = std::move(name), .is_layer = is_layer};
     double flops = attention;
-    std::uint64_t stored = 0;
+    std::uint64_t stored = 0, of_experts = 0;
     for (const model::ExpectedTensor& tensor : tensors) {
       module.weights_bytes += model::loaded_bytes(tensor, checkpoint_, dtype_, keeps_fp8_);
-      flops += 2 * tokens * product_elements(tensor) * share_of_tokens(tensor.name);
+      flops += 2 * tokens * product_elements(tensor) * (is_of_experts(tensor.name) ? experts_share : 1);
       const weights::TensorInfo* info = checkpoint_.find(tensor.name);
-      stored += info != nullptr ? info->bytes : 0;
+      if (info == nullptr) continue;
+      stored += info->bytes;
+      if (is_of_experts(tensor.name)) of_experts += info->bytes;
     }
     module.compute_seconds = flops / rates_.flops + moved_bytes / rates_.memory_bytes;
     module.bring_seconds = static_cast<double>(std::min(stored, module.weights_bytes)) / rates_.host_bytes;
     module.read_seconds = static_cast<double>(stored) / rates_.disk_read_bytes;
+    if (stored > 0) module.experts_share = static_cast<double>(of_experts) / static_cast<double>(stored);
     modules_.push_back(std::move(module));
   }
 
   std::vector<placement::Module> take() { return std::move(modules_); }
 
  private:
-  double share_of_tokens(const std::string& tensor) const {
-    return tensor.find(".experts.") == tensor.npos ? 1.0 : experts_share;
-  }
+  static bool is_of_experts(const std::string& tensor) { return tensor.find(".experts.") != tensor.npos; }
 
   const weights::Checkpoint& checkpoint_;
   const Dtype dtype_;

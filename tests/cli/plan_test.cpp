@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -74,6 +75,11 @@ std::string llama(std::int64_t num_hidden_layers, std::int64_t hidden_size = 409
               R"(, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "torch_dtype": "bfloat16",
                  "max_position_embeddings": 131072})");
 }
+
+constexpr const char* kTwoLayersOfMiniMaxM2 =
+    R"({"model_type": "minimax_m2", "torch_dtype": "bfloat16", "num_hidden_layers": 2, "hidden_size": 3072,
+        "intermediate_size": 1536, "num_local_experts": 256, "num_experts_per_tok": 8, "num_attention_heads": 48,
+        "num_key_value_heads": 8, "head_dim": 128, "rotary_dim": 64, "vocab_size": 1024})";
 
 const HollowModel& llama_8b() {
   static const HollowModel model(llama(32));
@@ -225,9 +231,7 @@ TEST_CASE("DeepSeek-V3 is planned with every parameter it has") {
 }
 
 TEST_CASE("each product of an expert costs something however few its rows, so that experts get large batches") {
-  const HollowModel model(R"({"model_type": "minimax_m2", "torch_dtype": "bfloat16", "num_hidden_layers": 2,
-      "hidden_size": 3072, "intermediate_size": 1536, "num_local_experts": 256, "num_experts_per_tok": 8,
-      "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "rotary_dim": 64, "vocab_size": 1024})");
+  const HollowModel model(kTwoLayersOfMiniMaxM2);
   const auto seconds = [&](std::vector<std::string> more) {
     more.insert(more.end(), {"--gpus", "80GiB", "--random-tokens", "256x1024"});
     return model.json(more).find("run_seconds")->number();
@@ -236,6 +240,28 @@ TEST_CASE("each product of an expert costs something however few its rows, so th
   const double of_16 = seconds({"--tokens-per-batch", "16384"}), of_4 = seconds({"--tokens-per-batch", "65536"});
   CHECK(of_16 - of_4 == doctest::Approx(12 * products).epsilon(0.01));
   CHECK(seconds({}) == of_4);
+}
+
+TEST_CASE("of few tokens plan counts the experts that they choose where weights do not stay") {
+  const HollowModel model(kTwoLayersOfMiniMaxM2);
+  const auto seconds = [&](std::vector<std::string> more, const char* name) {
+    more.insert(more.end(), {"--gpus", "80GiB"});
+    return model.json(more).find(name)->number();
+  };
+  const char* const streams = R"({"": "cuda:0", "model.layers.0": "disk", "model.layers.1": "disk"})";
+  const double experts = 3.0 * 3072 * 1536 * 256, others = 2 * 3072 * (48 + 8) * 128 + 3072 * 256;  // of a layer
+  const double of_32 = (experts * (1 - std::pow(31.0 / 32, 32)) + others) / (experts + others);     // 8 of 256 each
+  const auto streamed = [&](const char* tokens) {
+    return seconds({"--device-map", streams, "--random-tokens", tokens}, "run_seconds");
+  };
+  CHECK(streamed("1x32") / streamed("1x33") == doctest::Approx(of_32).epsilon(0.001));
+  CHECK(streamed("2x33") == streamed("1x33"));
+  const auto single = [&](const char* tokens) {
+    return seconds({"--test-type", "single", "--random-hidden-states", tokens}, "load_seconds");
+  };
+  CHECK(single("1x32") / single("1x33") == doctest::Approx(of_32).epsilon(0.001));
+  const auto resident = [&](const char* tokens) { return seconds({"--random-tokens", tokens}, "load_seconds"); };
+  CHECK(resident("1x32") == resident("1x33"));
 }
 
 TEST_CASE("a checkpoint of 100,000 tensors is planned from its headers alone") {
