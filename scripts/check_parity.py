@@ -193,9 +193,9 @@ def use_aligned_attention():
     torch.nn.functional.scaled_dot_product_attention = of_copies
 
 
-def theirs_of(model, prompts, dtype, device, **how):
+def theirs_of(model, prompts, dtype, **how):
     try:
-        return to_numpy(capture_hf.capture_to_memory(model, prompts, dtype, device=device, **how))
+        return to_numpy(capture_hf.capture_to_memory(model, prompts, dtype, **how))
     except Exception as problem:
         raise NoReference(str(problem).split("\n")[0]) from problem
 
@@ -512,27 +512,6 @@ def check_model(model, options, workplace):
     return verdict(result) != "ok"
 
 
-def check_models(options, workplace):
-    failed = 0
-    for i, model in enumerate(options.model):
-        failed += check_model(model, options, workplace)
-        is_last = i + 1 == len(options.model)
-        if not is_last and has_lost_gpu(options.device):  # for good: the others in a process of their own
-            first = sys.argv.index("--model") + 1
-            rest = sys.argv[1:first] + sys.argv[first + i + 1:]
-            return failed + (subprocess.call([sys.executable, __file__, *rest]) != 0)
-    return failed
-
-
-def has_lost_gpu(device):
-    try:
-        if device != "cpu":
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
-
-
 def main():
     build = pathlib.Path(__file__).resolve().parent.parent / "build/layerprobe"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -559,7 +538,7 @@ def main():
         workplace = pathlib.Path(folder)
         print(f"{'':<28} {'':5} f32 [by prompt]      bf16 [by prompt]  f16 [by prompt]")
         if options.model:
-            failed = check_models(options, workplace)
+            failed = sum(check_model(model, options, workplace) for model in options.model)
         else:
             failed = check_random(options, workplace) + check_refusals(options, workplace)
     print("all within their limits" if not failed else f"{failed} failed")

@@ -36,8 +36,8 @@ void Expansions::run(const Fp8Weights& weights, const Fp8Weights::Form& form, st
   const std::int64_t most = std::ranges::max(groups, {}, &Group::count).count;
   const std::size_t place_bytes = static_cast<std::size_t>(most) * form.bytes();
   const Buffer places = context_.allocate(kPlaces * place_bytes);
-  wait_for(context_.record(context_.stream()),
-           stream_.get());  // what used that memory before, and the weights' loading
+  // What used that memory before comes first, and the weights' loading.
+  wait_for(context_.record(context_.stream()), stream_.get());
   const auto place_of = [&](std::size_t i) {
     return static_cast<std::byte*>(places.data()) + i % kPlaces * place_bytes;
   };
